@@ -1,0 +1,158 @@
+//! The command line as typed: raw flags, no meaning yet. [`crate::config`] gives them meaning.
+
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+/// Everything that can be typed.
+#[derive(Debug, Parser)]
+#[command(
+    name = "akidb-gateway",
+    version,
+    about = "Text embeddings on this machine, over HTTP, by workers that may crash without anybody noticing",
+    after_help = AFTER_HELP,
+    args_conflicts_with_subcommands = true,
+    disable_help_subcommand = true
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: ServeFlags,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve embeddings over HTTP (the default command)
+    Serve(Box<ServeFlags>),
+}
+
+/// Flags of `serve`. Every one is also an environment variable; the flag wins.
+#[derive(Debug, Clone, Args)]
+pub struct ServeFlags {
+    /// Worker processes, 1 to 64. Each holds the whole model
+    ///
+    /// Default: 1 on Apple silicon (one GPU), else the number of cores but at most 4; fewer when the weights
+    /// would take more than half of the memory.
+    #[arg(long, env = "AKIDB_WORKERS", value_name = "K", help_heading = "Workers")]
+    pub workers: Option<String>,
+
+    /// Batches that may be at one worker at a time, 1 to 64
+    ///
+    /// With 2, the next batch already waits in the worker's socket while it computes.
+    #[arg(
+        long,
+        env = "AKIDB_MAX_INFLIGHT_PER_WORKER",
+        value_name = "N",
+        default_value = "2",
+        help_heading = "Workers"
+    )]
+    pub max_inflight_per_worker: String,
+
+    /// Python interpreter with `akidb_sidecar`
+    ///
+    /// Default: `sidecar-py/.venv` of the checkout that the binary or the current directory lies in, then
+    /// $VIRTUAL_ENV, then `akidb-sidecar` on the PATH.
+    #[arg(long, env = "AKIDB_PYTHON", value_name = "PATH", help_heading = "Workers")]
+    pub python: Option<String>,
+
+    /// How long a worker may take from its start until it is ready, 1s to 1h
+    #[arg(
+        long,
+        env = "AKIDB_START_TIMEOUT",
+        value_name = "TIME",
+        default_value = "120s",
+        help_heading = "Workers"
+    )]
+    pub start_timeout: String,
+
+    /// Model to serve: a name, a Hugging Face repository (`owner/name`), or a directory
+    ///
+    /// Names: `qwen3-0.6b-4bit` (from the hub), `all-minilm-l6-v2` (ships with the Python environment).
+    #[arg(
+        long,
+        env = "AKIDB_MODEL",
+        value_name = "NAME|PATH",
+        default_value = "qwen3-0.6b-4bit",
+        help_heading = "Model"
+    )]
+    pub model: String,
+
+    /// Name that requests and answers use for the model
+    ///
+    /// Default: the model's name, or the last component of its path.
+    #[arg(long, env = "AKIDB_SERVED_MODEL_NAME", value_name = "NAME", help_heading = "Model")]
+    pub served_model_name: Option<String>,
+
+    /// Tokens in one batch, 1 to 1048576. One text always fits, however long
+    #[arg(
+        long,
+        env = "AKIDB_MAX_BATCH_TOKENS",
+        value_name = "N",
+        default_value = "2048",
+        help_heading = "Requests"
+    )]
+    pub max_batch_tokens: String,
+
+    /// How long a request may take, 1ms to 1h; then it is answered 504
+    #[arg(
+        long,
+        env = "AKIDB_REQUEST_TIMEOUT",
+        value_name = "TIME",
+        default_value = "30s",
+        help_heading = "Requests"
+    )]
+    pub request_timeout: String,
+
+    /// Address and port to listen on; port 0 takes a free one, which the log names
+    #[arg(
+        long,
+        env = "AKIDB_LISTEN",
+        value_name = "ADDR",
+        default_value = "127.0.0.1:8080",
+        help_heading = "Server"
+    )]
+    pub listen: String,
+
+    /// How long admitted requests may take to finish after SIGTERM or SIGINT, 0s to 1h
+    #[arg(
+        long,
+        env = "AKIDB_DRAIN_TIMEOUT",
+        value_name = "TIME",
+        default_value = "15s",
+        help_heading = "Server"
+    )]
+    pub drain_timeout: String,
+
+    /// Log lines for people (`text`) or for programs (`json`), on standard error
+    #[arg(
+        long,
+        env = "AKIDB_LOG_FORMAT",
+        value_name = "text|json",
+        default_value = "text",
+        help_heading = "Server"
+    )]
+    pub log_format: String,
+}
+
+const AFTER_HELP: &str = "\
+Times are written as `500ms`, `30s`, `2m`. AKIDB_LOG filters the log (`info` by default, `debug`, `warn`).
+
+Examples:
+  akidb-gateway --model all-minilm-l6-v2 --workers 2
+  curl -s localhost:8080/api/v1/embed -H 'content-type: application/json' -d '{\"texts\":[\"Hello world\"]}'
+
+Exit codes: 0 stopped by a signal, 64 wrong usage, 70 internal error, 78 unusable model or environment,
+98 address in use.";
+
+/// Reads the command line and the environment.
+///
+/// # Errors
+///
+/// Clap's own error, which also carries the text of `--help` and `--version`.
+pub fn parse(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> Result<ServeFlags, clap::Error> {
+    let matches = Cli::command().try_get_matches_from(arguments)?;
+    let cli = Cli::from_arg_matches(&matches)?;
+    Ok(match cli.command {
+        Some(Command::Serve(flags)) => *flags,
+        None => cli.serve,
+    })
+}

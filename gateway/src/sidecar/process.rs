@@ -1,0 +1,134 @@
+//! Child processes. The only file that spawns.
+//!
+//! A worker's standard input is its end of a Unix socket pair; its standard output and error are pipes whose
+//! lines go to the gateway's log. It inherits no other descriptor, and it is in a process group of its own,
+//! so that Ctrl-C in a terminal reaches the gateway alone.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::process::{ExitStatus, Output, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::process::{Child, Command};
+
+use super::Sidecar;
+
+/// Longest log line taken from a worker, in bytes; the rest of a longer one becomes further lines.
+const LONGEST_LINE_BYTES: u64 = 4096;
+/// Lines kept to be quoted when a worker dies.
+const LAST_WORDS_LINES: usize = 5;
+
+/// Runs the sidecar to its end and collects what it wrote.
+pub(crate) async fn run(sidecar: &Sidecar, arguments: &[&str], inherit_stderr: bool) -> io::Result<Output> {
+    let mut command = Command::new(&sidecar.program);
+    command.args(&sidecar.first_arguments).args(arguments).stdin(Stdio::null()).kill_on_drop(true);
+    command.stdout(Stdio::piped());
+    command.stderr(if inherit_stderr { Stdio::inherit() } else { Stdio::piped() });
+    command.spawn()?.wait_with_output().await
+}
+
+/// Starts worker processes, one at a time.
+#[derive(Debug, Clone)]
+pub(crate) struct Spawner {
+    sidecar: Sidecar,
+    arguments: Arc<[String]>,
+    one_at_a_time: Arc<Mutex<()>>,
+}
+
+/// A worker process. Dropping it kills it.
+#[derive(Debug)]
+pub(crate) struct Process {
+    child: Child,
+    pid: u32,
+    last_words: Arc<Mutex<VecDeque<String>>>,
+}
+
+impl Spawner {
+    /// `arguments` follow `akidb_sidecar worker`.
+    pub(crate) fn new(sidecar: Sidecar, arguments: Vec<String>) -> Self {
+        Self { sidecar, arguments: arguments.into(), one_at_a_time: Arc::default() }
+    }
+
+    /// Starts worker `id` and returns it with the gateway's end of its socket.
+    pub(crate) fn spawn(&self, id: usize) -> io::Result<(Process, UnixStream)> {
+        // Where a socket pair cannot be created close-on-exec in one step (macOS), a second spawn at the
+        // wrong moment would inherit the first one's descriptors.
+        let _guard = self.one_at_a_time.lock().unwrap_or_else(PoisonError::into_inner);
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        let mut command = Command::new(&self.sidecar.program);
+        command
+            .args(&self.sidecar.first_arguments)
+            .args(["worker", "--worker-id", &id.to_string()])
+            .args(self.arguments.iter())
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .kill_on_drop(true);
+        let mut child = command.spawn()?;
+        let pid = child.id().unwrap_or_default();
+        let last_words = Arc::new(Mutex::new(VecDeque::new()));
+        if let Some(stdout) = child.stdout.take() {
+            tokio::spawn(pump_lines(stdout, id, pid, "stdout", Arc::clone(&last_words)));
+        }
+        if let Some(stderr) = child.stderr.take() {
+            tokio::spawn(pump_lines(stderr, id, pid, "stderr", Arc::clone(&last_words)));
+        }
+        Ok((Process { child, pid, last_words }, UnixStream::from_std(ours)?))
+    }
+}
+
+impl Process {
+    /// The operating system's number for it.
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Waits up to `patience` for the process to end by itself, then kills it; returns how it ended.
+    pub(crate) async fn end(mut self, patience: Duration) -> io::Result<ExitStatus> {
+        if let Ok(status) = tokio::time::timeout(patience, self.child.wait()).await {
+            return status;
+        }
+        self.child.start_kill()?;
+        self.child.wait().await
+    }
+
+    /// The last lines that the process wrote, for the log entry of its death.
+    pub(crate) fn last_words(&self) -> Arc<Mutex<VecDeque<String>>> {
+        Arc::clone(&self.last_words)
+    }
+}
+
+async fn pump_lines(
+    pipe: impl AsyncRead + Unpin,
+    worker: usize,
+    pid: u32,
+    stream: &'static str,
+    last_words: Arc<Mutex<VecDeque<String>>>,
+) {
+    let mut reader = BufReader::new(pipe);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        match (&mut reader).take(LONGEST_LINE_BYTES).read_until(b'\n', &mut line).await {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {
+                let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+                if text.is_empty() {
+                    continue;
+                }
+                tracing::info!(worker, pid, stream, line = text, "worker wrote");
+                let mut last_words = last_words.lock().unwrap_or_else(PoisonError::into_inner);
+                if last_words.len() == LAST_WORDS_LINES {
+                    last_words.pop_front();
+                }
+                last_words.push_back(text);
+            }
+        }
+    }
+}
