@@ -1,0 +1,32 @@
+"""Parse, run, exit code."""
+
+from __future__ import annotations
+
+import sys
+
+from akidb_sidecar import _cli
+
+
+def main() -> int:
+    """Run one command; heavy modules are imported by the command that needs them."""
+    settings = _cli.parse(sys.argv[1:])
+    if isinstance(settings, _cli.WorkerSettings):
+        from akidb_sidecar import _worker  # noqa: PLC0415
+
+        def load_engine() -> _worker.Engine:
+            from akidb_sidecar import _mlx_engine  # noqa: PLC0415 - only after hello
+
+            return _mlx_engine.load(settings.model_path, settings.max_tokens)
+
+        return _worker.run(load_engine)
+    if isinstance(settings, _cli.PrepareSettings):
+        from akidb_sidecar import _prepare  # noqa: PLC0415
+
+        return _prepare.run(settings)
+    from akidb_sidecar import _doctor  # noqa: PLC0415
+
+    return _doctor.run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""The command line: flags to frozen settings."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from akidb_sidecar import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """``worker``: serve a gateway on standard input."""
+
+    model_path: Path
+    max_tokens: int
+    worker_id: int
+
+
+@dataclass(frozen=True)
+class PrepareSettings:
+    """``prepare``: make a model lie in a local directory."""
+
+    model: str
+    revision: str | None
+    show_progress: bool
+
+
+@dataclass(frozen=True)
+class DoctorSettings:
+    """``doctor``: a check-up for people."""
+
+
+Settings = WorkerSettings | PrepareSettings | DoctorSettings
+
+
+def parse(arguments: Sequence[str]) -> Settings:
+    """Read the command line; argparse ends the process when it is wrong."""
+    flags = _parser().parse_args(arguments)
+    if flags.command == "worker":
+        return WorkerSettings(flags.model_path, flags.max_tokens, flags.worker_id)
+    if flags.command == "prepare":
+        return PrepareSettings(flags.model, flags.revision, flags.progress == "auto")
+    return DoctorSettings()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="akidb-sidecar", description="The Python half of akidb-gateway.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    worker = commands.add_parser("worker", help="serve a gateway on standard input; the gateway runs this")
+    worker.add_argument("--model-path", type=Path, required=True, help="directory in Hugging Face layout")
+    worker.add_argument("--max-tokens", type=int, required=True, help="longest text, in tokens")
+    worker.add_argument("--worker-id", type=int, default=0, help="number of this worker, for logs")
+
+    prepare = commands.add_parser("prepare", help="find or download a model and print where it is, as JSON")
+    prepare.add_argument("--model", required=True, help="name, hub repository (owner/name), or directory")
+    prepare.add_argument("--revision", help="branch, tag or commit on the hub")
+    prepare.add_argument("--progress", choices=("auto", "off"), default="auto", help="progress bars on stderr")
+
+    commands.add_parser("doctor", help="print versions, device, BLAS, and how fast this machine multiplies")
+    return parser

@@ -1,0 +1,74 @@
+"""The socket to the gateway: exact reads, whole writes, and a thread that watches whether it is still there.
+
+The socket is standard input, read and written by file descriptor. End-of-file ends the process at once:
+nobody is left to read an answer.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+
+from akidb_sidecar import _protocol
+
+SOCKET = 0
+HEARTBEAT_MS = 1000
+
+
+class Connection:
+    """Frames over the socket. One thread reads; any thread may write."""
+
+    def __init__(self, descriptor: int = SOCKET) -> None:
+        self._descriptor = descriptor
+        self._write_lock = threading.Lock()
+        self._header = bytearray(_protocol.HEADER_BYTES)
+        self.batches_done = 0
+        self.beats = False
+        """Whether the liveness thread sends heartbeats; set once the worker is ready."""
+
+    def read(self) -> _protocol.Message:
+        """Wait for one frame. Memory for its body is taken after its header was judged."""
+        self._read_exactly(memoryview(self._header))
+        message_type, body_bytes = _protocol.decode_header(self._header)
+        body = bytearray(body_bytes)
+        self._read_exactly(memoryview(body))
+        return _protocol.decode_body(message_type, body)
+
+    def write(self, message: _protocol.Message) -> None:
+        """Send one frame, whole."""
+        frame = memoryview(_protocol.encode(message))
+        with self._write_lock:
+            while frame:
+                try:
+                    frame = frame[os.write(self._descriptor, frame) :]
+                except (BrokenPipeError, ConnectionResetError):
+                    end_of_gateway()
+
+    def watch(self) -> None:
+        """Start the liveness thread. It never reads, so that it takes nothing from the reading thread."""
+        threading.Thread(target=self._watch, name="liveness", daemon=True).start()
+
+    def _watch(self) -> None:
+        # With no event asked for, poll reports only what it always reports: hang-up and errors.
+        poll = select.poll()
+        poll.register(self._descriptor, 0)
+        while not poll.poll(HEARTBEAT_MS):
+            if self.beats:
+                self.write(_protocol.Heartbeat(batches_done=self.batches_done))
+        end_of_gateway()
+
+    def _read_exactly(self, buffer: memoryview) -> None:
+        while buffer:
+            try:
+                received = os.readv(self._descriptor, [buffer])
+            except ConnectionResetError:
+                received = 0
+            if received == 0:
+                end_of_gateway()
+            buffer = buffer[received:]
+
+
+def end_of_gateway() -> None:
+    """End the process without a further step: the gateway is gone."""
+    os._exit(0)

@@ -1,0 +1,50 @@
+"""A check-up for people: versions, device, BLAS, and how fast this machine multiplies matrices."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import sys
+import time
+from importlib.metadata import version
+
+from akidb_sidecar import __version__, _blas
+
+SIDE = 2048
+ROUNDS = 7
+
+
+def run() -> int:
+    """Print the report; the exit code is 1 when only the reference BLAS is there."""
+    prepared = _blas.prepare()
+    blas = _blas.load()
+    import mlx.core as mx  # noqa: PLC0415 - the first library to define a symbol wins
+
+    def gigaflops() -> float:
+        matrix = mx.random.normal((SIDE, SIDE))
+        mx.eval(matrix)
+        seconds = []
+        for _ in range(ROUNDS):
+            started = time.perf_counter()
+            mx.eval(matrix @ matrix)
+            seconds.append(time.perf_counter() - started)
+        return 2 * SIDE**3 / statistics.median(seconds) / 1e9
+
+    _report("akidb-sidecar", __version__)
+    _report("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    _report("mlx", version("mlx"))
+    _report("device", str(mx.default_device()))
+    _report("blas", f"{blas.name} ({prepared})")
+    cores = os.cpu_count() or 1
+    for threads in sorted({1, cores}):
+        blas.set_threads(threads)
+        label = f"float32 matmul, {threads} thread{'s' if threads > 1 else ''}"
+        _report(label, f"{gigaflops():.0f} GFLOP/s ({SIDE} x {SIDE}, median of {ROUNDS})")
+    for warning in blas.warnings:
+        _report("warning", warning)
+    return 1 if blas.warnings else 0
+
+
+def _report(name: str, value: str) -> None:
+    print(f"{name:28} {value}", file=sys.stdout)  # noqa: T201 - the report

@@ -1,0 +1,25 @@
+"""What can go wrong for a reason that a person can mend."""
+
+EXIT_SOFTWARE = 70
+EXIT_CONFIGURATION = 78
+
+
+class ModelError(Exception):
+    """A model that cannot be used. ``code`` is stable, ``message`` is one line for a person."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+class ProtocolError(Exception):
+    """Bytes that are not of the protocol. The connection cannot be used any more."""
+
+
+class BatchError(Exception):
+    """A batch that is of the protocol but cannot be computed, such as one with a text of no tokens."""
+
+
+class OutputError(Exception):
+    """The model gave a vector that cannot be right."""

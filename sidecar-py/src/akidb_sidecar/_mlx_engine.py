@@ -1,0 +1,109 @@
+"""The engine: an MLX model, its files, and what surrounds its forward pass."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from array import array
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+from akidb_sidecar import _blas
+from akidb_sidecar._engine import Batch, EngineInfo
+from akidb_sidecar._errors import ModelError, OutputError
+
+_BLAS = _blas.load()  # before MLX is imported: the first library to define a symbol wins
+
+import mlx.core as mx  # noqa: E402
+
+from akidb_sidecar._pooling import pool  # noqa: E402
+from akidb_sidecar._weights import Weights  # noqa: E402
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from akidb_sidecar.models import Model
+
+MODEL_TYPES = ("bert",)
+CACHE_LIMIT_BYTES = 64 * 1024 * 1024
+"""Freed buffers that MLX may keep: with varied shapes its cache would grow without end."""
+
+
+def load(model_path: Path, max_tokens: int) -> MlxEngine:
+    """Load the model from a directory in Hugging Face layout."""
+    mx.set_cache_limit(CACHE_LIMIT_BYTES)
+    config = _read_config(model_path)
+    model_type = config.get("model_type")
+    if model_type not in MODEL_TYPES:
+        supported = ", ".join(f"`{name}`" for name in MODEL_TYPES)
+        raise ModelError("unsupported_model", f"model type `{model_type}` is not supported; supported are {supported}")
+    module = importlib.import_module(f"akidb_sidecar.models.{model_type}")
+    weights = Weights.read(model_path)
+    try:
+        model: Model = module.load(config, weights)
+    except KeyError as error:
+        raise ModelError("bad_model", f"`config.json` has no {error}") from error
+    return MlxEngine(model, model_type, max_tokens)
+
+
+def _read_config(model_path: Path) -> dict[str, object]:
+    try:
+        config = json.loads((model_path / "config.json").read_bytes())
+    except FileNotFoundError:
+        raise ModelError("bad_model", f"`{model_path}` has no `config.json`") from None
+    except (OSError, ValueError) as error:
+        raise ModelError("bad_model", f"`config.json` in `{model_path}` cannot be read: {error}") from error
+    if not isinstance(config, dict):
+        raise ModelError("bad_model", f"`config.json` in `{model_path}` is not a JSON object")
+    return config
+
+
+class MlxEngine:
+    """Runs a model over packed batches."""
+
+    def __init__(self, model: Model, model_type: str, max_tokens: int) -> None:
+        self._model = model
+        self._threads = 0
+        on_gpu = mx.default_device() == mx.Device(mx.gpu)
+        self.info = EngineInfo(
+            model_type=model_type,
+            dimension=model.dimension,
+            max_tokens=max_tokens,
+            device="gpu" if on_gpu else "cpu",
+            dtype=str(model.dtype).removeprefix("mlx.core."),
+            blas=_BLAS.name,
+            warnings=() if on_gpu else _BLAS.warnings,
+        )
+
+    def embed(self, batch: Batch) -> memoryview:
+        """Return raw vectors; raise :class:`OutputError` when one of them cannot be right."""
+        self._use_threads(batch.threads)
+        token_ids, lengths, order = _sorted_by_length(batch)
+        hidden = self._model(token_ids, lengths)
+        starts = array("I", accumulate(lengths, initial=0))[:-1]
+        vectors = pool(hidden, batch.pooling, mx.array(starts), mx.array(lengths))
+        vectors = mx.contiguous(vectors[order].astype(mx.float32))
+        squares = mx.sum(vectors * vectors, axis=1)
+        usable = mx.all((squares > 0) & (squares < mx.inf))
+        mx.eval(vectors, usable)
+        if not usable.item():
+            raise OutputError("a vector is not finite, or zero")
+        return memoryview(vectors).cast("B")
+
+    def _use_threads(self, threads: int) -> None:
+        if threads not in (0, self._threads):
+            _BLAS.set_threads(threads)
+            self._threads = threads
+
+
+def _sorted_by_length(batch: Batch) -> tuple[mx.array, array[int], mx.array]:
+    """Return the batch with its texts sorted by length, and for each text its place among the sorted ones."""
+    lengths = array("I", batch.lengths)
+    ends = list(accumulate(lengths))
+    by_length = sorted(range(len(lengths)), key=lengths.__getitem__)
+    token_ids = memoryview(batch.token_ids).cast("I")
+    ordered = b"".join(token_ids[ends[text] - lengths[text] : ends[text]] for text in by_length)
+    place = array("I", bytes(4 * len(lengths)))
+    for position, text in enumerate(by_length):
+        place[text] = position
+    return mx.array(memoryview(ordered).cast("I")), array("I", sorted(lengths)), mx.array(place)

@@ -1,0 +1,117 @@
+"""A worker: hello, load, warm up, ready; then read a batch, embed it, write the answer, for ever."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+import traceback
+from array import array
+from typing import TYPE_CHECKING
+
+from akidb_sidecar import __version__, _protocol
+from akidb_sidecar._connection import Connection
+from akidb_sidecar._engine import Batch, Engine
+from akidb_sidecar._errors import EXIT_CONFIGURATION, EXIT_SOFTWARE, BatchError, ModelError, OutputError, ProtocolError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+WARM_UP_LENGTHS = (64, 32, 16, 8, 4, 2)
+LOWEST_WARM_UP_TOKEN = 1
+
+
+def run(load_engine: Callable[[], Engine]) -> int:
+    """Serve the gateway on standard input; return an exit code when that is not possible."""
+    _isolate()
+    connection = Connection()
+    connection.write(_protocol.Hello(pid=os.getpid(), sidecar_version=__version__))
+    connection.watch()
+    try:
+        engine = load_engine()
+        connection.write(_warm_up(engine))
+    except ModelError as error:
+        connection.write(_protocol.Fatal(code=error.code, message=error.message))
+        return EXIT_CONFIGURATION
+    connection.beats = True
+    try:
+        while True:
+            _answer(connection, engine, connection.read())
+    except ProtocolError as error:
+        _log(f"the gateway sent a bad frame: {error}")
+        return EXIT_SOFTWARE
+
+
+def _isolate() -> None:
+    """Let only end-of-file and SIGKILL end the process, and keep no descriptor but the first three."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    os.closerange(3, max(map(int, os.listdir("/dev/fd")), default=2) + 1)
+    # What a library prints belongs in the log, too.
+    os.dup2(2, 1)
+
+
+def _warm_up(engine: Engine) -> _protocol.Ready:
+    info = engine.info
+    lengths = [min(length, info.max_tokens) for length in WARM_UP_LENGTHS]
+    token_ids = array("I", [LOWEST_WARM_UP_TOKEN]) * sum(lengths)
+    batch = Batch(lengths=array("I", lengths).tobytes(), token_ids=token_ids.tobytes(), pooling="mean")
+    started = time.monotonic()
+    try:
+        engine.embed(batch)
+    except OutputError as error:
+        raise ModelError("bad_model", f"the warm-up failed: {error}; the weights may be damaged") from error
+    return _protocol.Ready(
+        model_type=info.model_type,
+        dimension=info.dimension,
+        max_tokens=info.max_tokens,
+        device=info.device,
+        dtype=info.dtype,
+        blas=info.blas,
+        warnings=list(info.warnings),
+        warm_up_tokens=len(token_ids),
+        warm_up_seconds=time.monotonic() - started,
+    )
+
+
+def _answer(connection: Connection, engine: Engine, message: _protocol.Message) -> None:
+    if not isinstance(message, _protocol.Embed):
+        raise ProtocolError(f"a `{type(message).__name__.lower()}` message is not expected here")
+    connection.write(_protocol.Begun(batch_id=message.batch_id))
+    started = time.monotonic()
+    answer: _protocol.Message
+    try:
+        _check(message, engine.info.max_tokens)
+        vectors = engine.embed(Batch(message.lengths, message.token_ids, message.pooling, message.threads))
+        answer = _protocol.Vectors(
+            batch_id=message.batch_id,
+            count=message.count,
+            dimension=engine.info.dimension,
+            compute_seconds=time.monotonic() - started,
+            vectors=vectors,
+        )
+    except BatchError as error:
+        answer = _protocol.Failed(batch_id=message.batch_id, code="invalid_batch", message=str(error))
+    except OutputError as error:
+        answer = _protocol.Failed(batch_id=message.batch_id, code="bad_output", message=str(error))
+    except Exception as error:  # noqa: BLE001 - whatever the model raises, the worker lives on
+        traceback.print_exc(file=sys.stderr)
+        reason = f"{type(error).__name__} while {message.count} texts were computed"
+        answer = _protocol.Failed(batch_id=message.batch_id, code="inference_failed", message=reason)
+    connection.write(answer)
+    connection.batches_done += 1
+
+
+def _check(message: _protocol.Embed, max_tokens: int) -> None:
+    lengths = memoryview(message.lengths).cast("I")
+    if not lengths:
+        raise BatchError("the batch has no text")
+    if min(lengths) == 0:
+        raise BatchError("a text has no tokens")
+    if max(lengths) > max_tokens:
+        raise BatchError(f"a text has {max(lengths)} tokens, at most {max_tokens} are allowed")
+
+
+def _log(line: str) -> None:
+    print(f"akidb_sidecar: {line}", file=sys.stderr, flush=True)  # noqa: T201 - stderr is the log

@@ -1,0 +1,20 @@
+"""Model architectures: the file name is ``model_type`` of a model's ``config.json``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from array import array
+
+    import mlx.core as mx
+
+
+class Model(Protocol):
+    """An encoder over packed texts. Each module here has ``load(config, weights) -> Model``."""
+
+    dimension: int
+    dtype: mx.Dtype
+
+    def __call__(self, token_ids: mx.array, lengths: array[int]) -> mx.array:
+        """Return ``(tokens, dimension)`` for texts laid one after the other, ``lengths`` in tokens."""
