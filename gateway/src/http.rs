@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -139,7 +139,7 @@ async fn announce_ready(manager: Arc<EmbeddingManager>, address: SocketAddr) {
             model = info.model,
             dimension = info.dimension,
             max_tokens = info.max_tokens,
-            try_it,
+            %try_it,
             "ready"
         );
     }
@@ -233,6 +233,9 @@ async fn route(request: Request<Incoming>, context: &Context) -> Response<Full<B
 /// Reads a whole body within its limits of size and time.
 async fn read_body(request: Request<Incoming>, config: &Config) -> Result<Bytes, RequestError> {
     let limit_bytes = config.max_body_bytes;
+    if request.body().size_hint().lower() > limit_bytes as u64 {
+        return Err(RequestError::BodyTooLarge { limit_bytes });
+    }
     let body = Limited::new(request.into_body(), limit_bytes).collect();
     match tokio::time::timeout(config.body_timeout, body).await {
         Err(_elapsed) => Err(RequestError::BodyTimeout),

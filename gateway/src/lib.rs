@@ -23,6 +23,7 @@
 //! * `sidecar`: finds the Python environment; the only part that starts processes.
 //! * [`model`]: which model, and what its files say.
 //! * [`cli`], [`config`]: flags as typed, and what they mean.
+//! * `job`: one text on its way, from the manager to a worker's answer.
 //! * [`error`], `machine`, `metrics`, `shutdown`: leaves.
 //!
 //! # Example
@@ -47,6 +48,7 @@ pub mod cli;
 pub mod config;
 pub mod error;
 pub mod http;
+mod job;
 mod machine;
 pub mod manager;
 mod metrics;

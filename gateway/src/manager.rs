@@ -12,11 +12,12 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::error::{EmbedError, StartError};
+use crate::job::{Answer, Job, Reply};
 use crate::machine;
 use crate::metrics::{Metrics, Status};
 use crate::model::{self, Model};
 use crate::pool::{self, Pool};
-use crate::scheduler::{self, Answer, Job, Reply, Scheduler};
+use crate::scheduler::{self, Scheduler};
 use crate::sidecar::Sidecar;
 use crate::sidecar::process::Spawner;
 use crate::supervisor::{self, Supervisor, WorkerState};

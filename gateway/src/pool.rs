@@ -16,8 +16,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::error::EmbedError;
+use crate::job::Job;
 use crate::metrics::Metrics;
-use crate::scheduler::Job;
 
 /// How often a job may be run again after the worker that computed it was lost.
 const MAX_RETRIES: u8 = 2;

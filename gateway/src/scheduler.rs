@@ -4,7 +4,6 @@
 //! for as long as the workers are busy, and an idle gateway adds no wait. Jobs whose client has gone or whose
 //! deadline has passed are dropped on the way.
 
-mod job;
 mod packing;
 
 use std::collections::VecDeque;
@@ -14,8 +13,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
-pub(crate) use job::{Answer, Job, QueueEntry, Reply};
-
+use crate::job::{Job, QueueEntry};
 use crate::metrics::Metrics;
 use crate::pool::Pool;
 

@@ -58,24 +58,26 @@ impl Sidecar {
                 Err(StartError::NoPython { tried: vec![format!("`{}` (--python)", python.display())] })
             };
         }
-        let mut tried = Vec::new();
         let executable = std::env::current_exe().ok();
         let starts =
             [executable.as_deref().and_then(Path::parent).map(Path::to_owned), std::env::current_dir().ok()];
         let checkouts = starts.iter().flatten().flat_map(|start| start.ancestors());
-        let mut candidates: Vec<PathBuf> = Vec::new();
-        for checkout in checkouts.filter(|folder| folder.join("sidecar-py/pyproject.toml").is_file()) {
-            candidates.push(checkout.join("sidecar-py/.venv/bin/python"));
-        }
-        match std::env::var_os("VIRTUAL_ENV") {
-            Some(environment) => candidates.push(Path::new(&environment).join("bin/python")),
-            None => tried.push("$VIRTUAL_ENV (not set)".to_owned()),
-        }
+        let mut candidates: Vec<PathBuf> = checkouts
+            .filter(|folder| folder.join("sidecar-py/pyproject.toml").is_file())
+            .map(|checkout| checkout.join("sidecar-py/.venv/bin/python"))
+            .collect();
+        candidates.dedup();
+        let environment = std::env::var_os("VIRTUAL_ENV");
+        candidates.extend(environment.iter().map(|folder| Path::new(folder).join("bin/python")));
+        let mut tried = Vec::new();
         for candidate in candidates {
             if candidate.is_file() {
                 return Ok(Self::from_python(candidate));
             }
-            tried.insert(0, format!("`{}`", candidate.display()));
+            tried.push(format!("`{}`", candidate.display()));
+        }
+        if environment.is_none() {
+            tried.push("$VIRTUAL_ENV (not set)".to_owned());
         }
         let path = std::env::var_os("PATH").unwrap_or_default();
         let script = std::env::split_paths(&path)

@@ -106,7 +106,7 @@ mod tests {
     /// A word-level tokenizer of BERT's form, which states a truncation and a padding of its own.
     fn tokenizer(max_tokens: usize) -> Tokenizer {
         let folder = tempfile::tempdir().unwrap();
-        let file = include_str!("../tests/data/word_level_tokenizer.json");
+        let file = include_str!("../tests/data/fake_model/tokenizer.json");
         std::fs::write(folder.path().join("tokenizer.json"), file).unwrap();
         Tokenizer::load(folder.path(), max_tokens).unwrap()
     }

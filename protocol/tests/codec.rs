@@ -1,4 +1,5 @@
 //! Frames as a stream delivers them: whole, byte by byte, cut, and hostile.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use akidb_protocol::{
     Begun, Embed, GatewayCodec, GatewayMessage, HEADER_BYTES, Header, Heartbeat, MessageType, Pooling,

@@ -2,6 +2,7 @@
 //!
 //! `AKIDB_WRITE_GOLDEN=1 cargo test -p akidb-protocol --test golden` writes them anew after a deliberate
 //! change of the protocol.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::path::{Path, PathBuf};
 

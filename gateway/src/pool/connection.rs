@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Assignment, Membership, Pool};
 use crate::error::EmbedError;
-use crate::scheduler::Job;
+use crate::job::Job;
 
 /// Why a connection ended.
 #[derive(Debug)]

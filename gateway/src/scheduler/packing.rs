@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::job::Job;
+use crate::job::Job;
 
 /// What packing needs to know of a queued text.
 pub(super) trait Packable {

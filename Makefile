@@ -1,0 +1,76 @@
+# `make run` serves real embeddings from a fresh clone; `make test` checks everything.
+# Needed on the machine: Rust (rustup), a C compiler, Python >= 3.10 with venv, make.
+
+PYTHON ?= python3
+CARGO ?= cargo
+ARGS ?=
+
+VENV := sidecar-py/.venv
+UV := .tools/bin/uv
+UV_SYNC := cd sidecar-py && UV_PYTHON_DOWNLOADS=never ../$(UV) sync --locked --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')"
+IN_VENV := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev build run test lint lint-rust lint-python audit test-rust test-python doctor golden clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
+
+$(UV): scripts/uv-requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "error: $(PYTHON) is older than 3.10; name another one: make PYTHON=/path/to/python3 ..."; exit 1; }
+	@echo "==> Installing uv"
+	@$(PYTHON) -m venv .tools
+	@.tools/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+$(VENV)/.run-ready: $(UV) sidecar-py/uv.lock sidecar-py/pyproject.toml
+	@echo "==> Making the Python environment (about 120 MB, once)"
+	@$(UV_SYNC) --no-dev --inexact
+	@touch $@
+
+$(VENV)/.dev-ready: $(UV) sidecar-py/uv.lock sidecar-py/pyproject.toml
+	@echo "==> Making the Python environment with the development tools"
+	@$(UV_SYNC)
+	@touch $@ $(VENV)/.run-ready
+
+setup: $(VENV)/.run-ready ## Make the workers' Python environment, sidecar-py/.venv
+
+setup-dev: $(VENV)/.dev-ready ## The same, with linters and test tools
+
+build: ## Build target/release/akidb-gateway
+	@echo "==> Building the gateway"
+	@$(CARGO) build --release --locked
+
+run: setup build ## Serve all-minilm-l6-v2 on 127.0.0.1:8080 with two workers; more flags in ARGS="..."
+	@exec target/release/akidb-gateway --model all-minilm-l6-v2 --workers 2 $(ARGS)
+
+test: setup-dev lint audit test-rust test-python ## Check everything: format, lints, licences, advisories, tests
+
+lint: lint-rust lint-python ## Format and lints of both languages
+
+lint-rust: setup-dev
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+lint-python: setup-dev
+	cd sidecar-py && .venv/bin/ruff format --check . ../scripts && .venv/bin/ruff check . ../scripts && .venv/bin/mypy
+
+audit: setup-dev ## Licences, sources and known vulnerabilities of every dependency
+	scripts/audit
+
+test-rust: setup-dev
+	$(IN_VENV) $(CARGO) nextest run --workspace --locked
+	$(CARGO) test --workspace --locked --doc --quiet
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --locked --no-deps --quiet
+
+test-python: setup-dev
+	cd sidecar-py && .venv/bin/pytest
+
+doctor: setup ## Say how fast this machine multiplies matrices
+	@$(VENV)/bin/python -m akidb_sidecar doctor
+
+golden: ## Write the protocol's golden frames anew, after a deliberate change
+	AKIDB_WRITE_GOLDEN=1 $(CARGO) test -p akidb-protocol --test golden
+
+clean: ## Remove everything that was built or installed
+	rm -rf target .tools $(VENV)

@@ -1,0 +1,13 @@
+//! Tests that drive the built binary: one module per subject.
+#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test may panic and print")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod faults;
+mod house;
+mod native_api;
+mod operations;
+mod real_model;
+mod shutdown;
+mod start;

@@ -1,0 +1,154 @@
+//! `/health`, `/livez`, `/readyz` and `/metrics` say what is so.
+
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use crate::support::{self, Gateway};
+
+#[test]
+fn health_describes_every_worker_with_the_same_body_at_200_and_503() {
+    let gateway = Gateway::misbehaving(&json!({"start_delay": 1.0}), &["--workers", "2"]);
+    let starting = gateway.get("/health");
+    assert_eq!(starting.status, 503);
+    assert_eq!(starting.json()["status"], "unavailable");
+    assert_eq!(gateway.get("/readyz").status, 503);
+    assert_eq!(gateway.get("/readyz").json()["reason"], "no worker is ready");
+    assert_eq!(gateway.get("/livez").status, 200);
+    gateway.wait_until_ready();
+    let ready = gateway.get("/health");
+    assert_eq!(ready.status, 200);
+    assert_eq!(gateway.get("/readyz").status, 200);
+
+    for answer in [starting.json(), ready.json()] {
+        for key in ["status", "model", "dimension", "max_tokens", "version", "workers"] {
+            assert!(!answer[key].is_null(), "{key} is missing: {answer}");
+        }
+        for worker in answer["workers"].as_array().unwrap() {
+            let worker = worker.as_object().unwrap();
+            for key in [
+                "id",
+                "pid",
+                "state",
+                "generation",
+                "in_flight",
+                "restarts",
+                "rss_bytes",
+                "uptime_seconds",
+                "device",
+                "dtype",
+                "blas",
+            ] {
+                assert!(worker.contains_key(key), "{key} is missing: {worker:?}");
+            }
+        }
+    }
+    let json = ready.json();
+    assert_eq!((&json["status"], &json["model"]), (&json!("ok"), &json!("fake")));
+    assert_eq!((&json["dimension"], &json["max_tokens"]), (&json!(8), &json!(64)));
+    for (id, worker) in json["workers"].as_array().unwrap().iter().enumerate() {
+        assert_eq!(worker["id"], id);
+        assert_eq!(worker["state"], "ready");
+        assert_eq!((&worker["generation"], &worker["restarts"]), (&json!(1), &json!(0)));
+        assert!(support::is_alive(u32::try_from(worker["pid"].as_u64().unwrap()).unwrap()));
+        assert!(worker["rss_bytes"].as_u64().unwrap() > 1_000_000, "{worker}");
+        assert!(worker["uptime_seconds"].as_f64().unwrap() > 0.9, "{worker}");
+        assert_eq!(
+            (&worker["device"], &worker["dtype"], &worker["blas"]),
+            (&json!("cpu"), &json!("float32"), &json!("none"))
+        );
+    }
+}
+
+#[test]
+fn a_worker_that_is_on_its_way_back_is_not_called_ready_and_has_no_process() {
+    let gateway = Gateway::misbehaving(&json!({}), &["--workers", "2"]);
+    gateway.wait_until_ready();
+    // Its successors end at once, so that it stays away.
+    gateway.misbehave(&json!({"start_exit": 1}));
+    support::kill(gateway.worker_pids()[0], Signal::SIGKILL);
+    gateway.eventually("the worker waits for its next start", |gateway| {
+        let worker = &gateway.health()["workers"][0];
+        worker["state"] == "backoff" && worker["pid"].is_null() && worker["blas"].is_null()
+    });
+    let health = gateway.get("/health");
+    assert_eq!((health.status, &health.json()["status"]), (200, &json!("degraded")));
+    assert_eq!(gateway.metric("akidb_workers_ready"), 1.0);
+    assert!(gateway.metric("akidb_worker_restarts_total{reason=\"signal\"}") >= 1.0);
+    assert_eq!(gateway.embed(&["a"]).status, 200);
+}
+
+#[test]
+fn metrics_have_the_names_and_buckets_that_dashboards_read() {
+    let gateway = Gateway::fake(&["--workers", "1"]);
+    assert_eq!(gateway.embed(&["a", "b", "c"]).status, 200);
+    assert_eq!(gateway.embed(&[]).status, 400);
+    let answer = gateway.get("/metrics");
+    assert_eq!(answer.status, 200);
+    assert!(answer.header("content-type").unwrap().starts_with("application/openmetrics-text"));
+    assert!(answer.text.ends_with("# EOF\n"));
+    let buckets = |name: &str| {
+        let prefix = format!("{name}_bucket{{le=\"");
+        let bounds = answer.text.lines().filter_map(|line| line.strip_prefix(&prefix)?.split('"').next());
+        bounds.map(|bound| bound.parse::<f64>().unwrap_or(f64::INFINITY)).collect::<Vec<_>>()
+    };
+    let infinity = f64::INFINITY;
+    assert_eq!(
+        buckets("akidb_embedding_latency_seconds"),
+        [0.01, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, infinity]
+    );
+    assert_eq!(buckets("akidb_embedding_batch_size"), [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, infinity]);
+    assert_eq!(buckets("akidb_embedding_gil_wait_seconds"), [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, infinity]);
+    assert_eq!(gateway.metric("akidb_embedding_requests_total{status=\"success\"}"), 1.0);
+    assert_eq!(gateway.metric("akidb_embedding_requests_total{status=\"error\"}"), 1.0);
+    assert_eq!(gateway.metric("akidb_embedding_batch_size_sum"), 3.0);
+    assert_eq!(gateway.metric("akidb_embedding_gil_wait_seconds_count"), 1.0);
+    assert_eq!(gateway.metric("akidb_embedding_latency_seconds_count"), 1.0);
+    assert_eq!(gateway.metric("akidb_embedding_queue_depth"), 0.0);
+    assert_eq!(gateway.metric("akidb_workers_ready"), 1.0);
+    assert!(answer.text.contains("akidb_build_info{version=\""), "{}", answer.text);
+}
+
+#[test]
+fn queue_depth_counts_requests_that_are_not_wholly_at_a_worker() {
+    let misbehaviour = json!({"delay": 0.3});
+    let gateway = Gateway::misbehaving(
+        &misbehaviour,
+        &["--workers", "1", "--max-batch-tokens", "1", "--max-inflight-per-worker", "1"],
+    );
+    gateway.wait_until_ready();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| assert_eq!(gateway.embed(&["a"]).status, 200));
+        }
+        gateway.eventually("three requests wait", |gateway| {
+            gateway.metric("akidb_embedding_queue_depth") == 3.0
+        });
+        assert_eq!(gateway.health()["workers"][0]["in_flight"], 1);
+    });
+    assert_eq!(gateway.metric("akidb_embedding_queue_depth"), 0.0);
+    // Every request waits once, however many texts it has.
+    assert_eq!(gateway.metric("akidb_embedding_gil_wait_seconds_count"), 4.0);
+    let at_once = gateway.metric("akidb_embedding_gil_wait_seconds_bucket{le=\"0.1\"}");
+    assert_eq!(at_once, 1.0, "three of four waited for a permit");
+}
+
+#[test]
+fn what_a_worker_writes_reaches_the_log_with_its_number() {
+    let gateway = Gateway::misbehaving(&json!({"say": "a line from a library"}), &["--workers", "2"]);
+    for id in 0..2 {
+        let line = gateway.logged("worker wrote", |line| line["worker"] == id);
+        assert_eq!(line["line"], "a line from a library");
+        assert_eq!(line["stream"], "stderr");
+    }
+}
+
+#[test]
+fn no_text_is_ever_logged() {
+    let gateway = Gateway::misbehaving(&json!({"fail": true}), &["--workers", "1"]);
+    let secret = "confidential words";
+    assert_eq!(gateway.embed(&[secret]).status, 500);
+    let body = format!("{{\"texts\":[\"{secret}\"],\"pooling\":\"{secret}\"}}");
+    assert_eq!(gateway.post("/api/v1/embed", &body).status, 400);
+    assert!(gateway.log_contains("request refused"));
+    assert!(!gateway.log_contains("confidential"));
+}

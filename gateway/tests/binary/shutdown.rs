@@ -1,0 +1,119 @@
+//! Stopping: what was admitted is finished, what comes later is refused, and no process stays behind.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use crate::support::{self, Gateway};
+
+#[test]
+fn sigterm_finishes_what_was_admitted_refuses_the_rest_and_exits_0() {
+    let mut gateway = Gateway::misbehaving(&json!({"delay": 1.0}), &["--workers", "2"]);
+    gateway.wait_until_ready();
+    let workers = gateway.worker_pids();
+    std::thread::scope(|scope| {
+        let admitted: Vec<_> = (0..6).map(|_| scope.spawn(|| gateway.embed(&["a", "b"]))).collect();
+        gateway.eventually("all are admitted", |gateway| {
+            gateway.metric("akidb_embedding_batch_size_count") >= 6.0
+        });
+        gateway.signal(Signal::SIGTERM);
+        gateway.eventually("it is not ready any more", |gateway| {
+            let answer = gateway.get("/readyz");
+            answer.status == 503 && answer.json()["reason"] == "draining"
+        });
+        let refused = gateway.embed(&["a"]);
+        assert_eq!(refused.code(), (503, "draining".to_owned()));
+        assert_eq!(refused.header("connection"), Some("close"));
+        assert!(refused.header("retry-after").is_some());
+        assert_eq!(gateway.get("/livez").status, 200);
+        for request in admitted {
+            let answer = request.join().unwrap();
+            assert_eq!(answer.status, 200, "{}", answer.text);
+            assert_eq!(answer.vectors()[0], support::fake_vector("a"));
+        }
+    });
+    assert_eq!(gateway.wait().code(), Some(0));
+    assert!(TcpStream::connect(gateway.address).is_err(), "somebody still listens");
+    assert!(workers.iter().all(|pid| !support::is_alive(*pid)), "a worker outlived its gateway");
+}
+
+#[test]
+fn an_idle_gateway_ends_at_once_even_with_open_connections() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let mut gateway = Gateway::fake(&["--workers", "2"]);
+        gateway.wait_until_ready();
+        let mut idle = TcpStream::connect(gateway.address).unwrap();
+        idle.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+        assert!(idle.read(&mut [0; 512]).unwrap() > 0);
+        let started = Instant::now();
+        gateway.signal(signal);
+        assert_eq!(gateway.wait().code(), Some(0), "{signal}");
+        assert!(started.elapsed() < Duration::from_secs(3), "{signal}: {:?}", started.elapsed());
+    }
+}
+
+#[test]
+fn a_gateway_whose_workers_are_still_starting_ends_at_once() {
+    let mut gateway = Gateway::misbehaving(&json!({"never_ready": true}), &["--workers", "2"]);
+    gateway.eventually("they are starting", |gateway| gateway.worker_pids().len() == 2);
+    let workers = gateway.worker_pids();
+    let started = Instant::now();
+    gateway.signal(Signal::SIGTERM);
+    assert_eq!(gateway.wait().code(), Some(0));
+    assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+    assert!(workers.iter().all(|pid| !support::is_alive(*pid)));
+}
+
+#[test]
+fn work_that_does_not_end_is_given_up_at_the_drain_time_or_at_a_second_signal() {
+    for (drain_timeout, second_signal) in [("500ms", false), ("1h", true)] {
+        let mut gateway = Gateway::misbehaving(
+            &json!({"hang": true}),
+            &["--workers", "1", "--drain-timeout", drain_timeout],
+        );
+        gateway.wait_until_ready();
+        let started = std::thread::scope(|scope| {
+            scope.spawn(|| gateway.try_post("/api/v1/embed", r#"{"texts":["a"]}"#));
+            gateway.eventually("it is at the worker", |gateway| {
+                gateway.health()["workers"][0]["in_flight"] == 1
+            });
+            let started = Instant::now();
+            gateway.signal(Signal::SIGTERM);
+            gateway.eventually("it drains", |gateway| gateway.get("/readyz").status == 503);
+            if second_signal {
+                gateway.signal(Signal::SIGINT);
+            }
+            started
+        });
+        gateway.wait();
+        assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    }
+}
+
+#[test]
+fn a_gateway_that_is_killed_leaves_no_worker_behind() {
+    for misbehaviour in [json!({}), json!({"delay": 60}), json!({"never_ready": true})] {
+        let mut gateway = Gateway::misbehaving(&misbehaviour, &["--workers", "2"]);
+        gateway.eventually("the workers have started", |gateway| gateway.worker_pids().len() == 2);
+        let workers = gateway.worker_pids();
+        if misbehaviour.get("delay").is_some() {
+            gateway.wait_until_ready();
+            let address = gateway.address;
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream
+                .write_all(b"POST /api/v1/embed HTTP/1.1\r\nhost: x\r\ncontent-length: 15\r\n\r\n{\"texts\":[\"a\"]}")
+                .unwrap();
+            gateway.eventually("it computes", |gateway| {
+                let health = gateway.health();
+                health["workers"].as_array().unwrap().iter().any(|worker| worker["in_flight"] == 1)
+            });
+        }
+        gateway.signal(Signal::SIGKILL);
+        gateway.wait();
+        std::thread::sleep(Duration::from_secs(2));
+        assert!(workers.iter().all(|pid| !support::is_alive(*pid)), "{misbehaviour}");
+    }
+}

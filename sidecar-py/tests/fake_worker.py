@@ -1,0 +1,174 @@
+#!/usr/bin/env python3
+"""A worker without a model, which misbehaves on command. The gateway's tests run it with ``--python``.
+
+It takes the sidecar's command lines. Vectors are made up from the token ids alone, so that a test can tell a right
+vector from a wrong one: see :func:`vector`. Misbehaviour is read, as a JSON object, from the file that
+``AKIDB_FAKE_CONTROL`` names: once at the start and again before every batch. Keys:
+
+At the start:  ``start_delay`` (seconds), ``start_exit`` (code), ``hello_version`` (number), ``fatal`` (message),
+``never_ready`` (true), ``say`` (a line for standard error).
+
+At a batch (``only_worker`` limits them to one worker's id; ``times`` counts how often, over all workers):
+``delay`` (seconds a batch), ``delay_per_token`` (seconds), ``exit`` (code, once begun), ``signal`` (number,
+sent to itself once begun), ``hang`` (true: for ever, heartbeats go on), ``fail`` (true: an exception),
+``poison`` (a token id: SIGSEGV when a batch has it), ``culprit`` (a token id: an exception when a batch has
+it), ``numbers`` (``nan`` | ``inf`` | ``zero``: what the vectors hold), ``count`` and ``dimension`` (added to
+what the answer states), ``wrong_id`` (true), ``cut`` (bytes of the answer to send before exiting), ``stall``
+(bytes of the answer to send before hanging), ``garbage`` (hex, sent instead of the answer).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import sys
+import time
+import zlib
+from array import array
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "src"))
+
+from akidb_sidecar import _protocol
+from akidb_sidecar._connection import SOCKET, Connection
+
+
+def vector(token_ids: array[int], dimension: int) -> array[float]:
+    """Make up a vector: element ``j`` is ``((crc32(ids) * (2 j + 1)) % 2003 - 1001.5) / 1001``."""
+    seed = zlib.crc32(token_ids.tobytes())
+    return array("f", [((seed * (2 * j + 1)) % 2003 - 1001.5) / 1001 for j in range(dimension)])
+
+
+class Misbehaviour:
+    """The control file."""
+
+    def __init__(self, worker_id: int) -> None:
+        self._path = os.environ.get("AKIDB_FAKE_CONTROL")
+        self._worker_id = worker_id
+
+    def at_start(self) -> dict[str, Any]:
+        return self._read()
+
+    def at_batch(self) -> dict[str, Any]:
+        """Return what to do now, and count it down where it is to happen some ``times`` only."""
+        wanted = self._read()
+        if wanted.get("only_worker", self._worker_id) != self._worker_id:
+            return {}
+        return self._count_down() if "times" in wanted else wanted
+
+    def _read(self) -> dict[str, Any]:
+        text = Path(self._path).read_text() if self._path and Path(self._path).exists() else ""
+        return json.loads(text) if text else {}
+
+    def _count_down(self) -> dict[str, Any]:
+        assert self._path is not None
+        with Path(self._path).open("r+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            wanted: dict[str, Any] = json.loads(file.read())
+            if wanted.get("times", 1) <= 0:
+                return {}
+            file.seek(0)
+            file.truncate()
+            file.write(json.dumps({**wanted, "times": wanted.get("times", 1) - 1}))
+        return wanted
+
+
+def main() -> int:
+    words = sys.argv[1:]
+    command = words[2]
+    flags = dict(zip(words[3::2], words[4::2], strict=True))
+    if command == "prepare":
+        print(json.dumps({"path": flags["--model"], "source": "path", "revision": None}))  # noqa: T201
+        return 0
+    worker_id = int(flags["--worker-id"])
+    config = json.loads((Path(flags["--model-path"]) / "config.json").read_text())
+    return serve(Misbehaviour(worker_id), config["hidden_size"], int(flags["--max-tokens"]))
+
+
+def serve(misbehaviour: Misbehaviour, dimension: int, max_tokens: int) -> int:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    start = misbehaviour.at_start()
+    connection = Connection()
+    connection.watch()
+    if "say" in start:
+        print(start["say"], file=sys.stderr, flush=True)  # noqa: T201
+    if "start_exit" in start:
+        print("asked to end", file=sys.stderr, flush=True)  # noqa: T201
+        return int(start["start_exit"])
+    hello = bytearray(_protocol.encode(_protocol.Hello(pid=os.getpid(), sidecar_version="fake")))
+    hello[4] = start.get("hello_version", hello[4])
+    os.write(SOCKET, hello)
+    time.sleep(start.get("start_delay", 0))
+    if "fatal" in start:
+        connection.write(_protocol.Fatal(code="bad_model", message=start["fatal"]))
+        return 78
+    if start.get("never_ready"):
+        signal.pause()
+    connection.write(_protocol.Ready("fake", dimension, max_tokens, "cpu", "float32", "none", [], 10, 0.01))
+    connection.beats = True
+    while True:
+        message = connection.read()
+        assert isinstance(message, _protocol.Embed)
+        connection.write(_protocol.Begun(batch_id=message.batch_id))
+        misbehave_before_answer(misbehaviour_now := misbehaviour.at_batch(), message)
+        send_answer(connection, answer(message, dimension, misbehaviour_now), misbehaviour_now)
+        connection.batches_done += 1
+
+
+def misbehave_before_answer(now: dict[str, Any], message: _protocol.Embed) -> None:
+    token_ids = array("I", message.token_ids)
+    time.sleep(now.get("delay", 0) + now.get("delay_per_token", 0) * len(token_ids))
+    if "exit" in now:
+        os._exit(now["exit"])
+    if now.get("poison") in token_ids:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if "signal" in now:
+        os.kill(os.getpid(), now["signal"])
+    if now.get("hang"):
+        while True:
+            signal.pause()
+
+
+def answer(message: _protocol.Embed, dimension: int, now: dict[str, Any]) -> _protocol.Message:
+    token_ids = array("I", message.token_ids)
+    if now.get("fail") or now.get("culprit") in token_ids:
+        return _protocol.Failed(batch_id=message.batch_id, code="inference_failed", message="asked to fail")
+    numbers = array("f")
+    start = 0
+    for length in array("I", message.lengths):
+        numbers += vector(token_ids[start : start + length], dimension)
+        start += length
+    if "numbers" in now:
+        numbers = array("f", [float(now["numbers"].replace("zero", "0"))]) * len(numbers)
+    count, stated = message.count + now.get("count", 0), dimension + now.get("dimension", 0)
+    numbers = (numbers + array("f", bytes(4 * max(0, count * stated - len(numbers)))))[: count * stated]
+    return _protocol.Vectors(
+        batch_id=message.batch_id + (1000 if now.get("wrong_id") else 0),
+        count=count,
+        dimension=stated,
+        compute_seconds=0.0,
+        vectors=memoryview(numbers.tobytes()),
+    )
+
+
+def send_answer(connection: Connection, message: _protocol.Message, now: dict[str, Any]) -> None:
+    frame = _protocol.encode(message)
+    if "garbage" in now:
+        os.write(SOCKET, bytes.fromhex(now["garbage"]))
+    elif "cut" in now:
+        os.write(SOCKET, frame[: now["cut"]])
+        os._exit(1)
+    elif "stall" in now:
+        os.write(SOCKET, frame[: now["stall"]])
+        while True:
+            signal.pause()
+    else:
+        connection.write(message)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
