@@ -287,10 +287,12 @@ impl EmbeddingManager {
         });
         drop(sender);
         match tokio::time::timeout_at(deadline, collect(answers, count)).await {
-            Ok(vectors) => vectors,
-            Err(_) if worker_lost.load(Ordering::Relaxed) => Err(EmbedError::WorkerLost),
-            Err(_) if !self.is_ready() => Err(EmbedError::NoWorker),
-            Err(_) => Err(EmbedError::DeadlineExceeded),
+            Ok(Some(vectors)) => vectors,
+            // Jobs are dropped unanswered only when nobody waits for them any more.
+            Ok(None) if Instant::now() < deadline => Err(EmbedError::Internal),
+            _ if worker_lost.load(Ordering::Relaxed) => Err(EmbedError::WorkerLost),
+            _ if !self.is_ready() => Err(EmbedError::NoWorker),
+            _ => Err(EmbedError::DeadlineExceeded),
         }
     }
 
@@ -377,17 +379,19 @@ impl EmbeddingManager {
     }
 }
 
-/// Waits for `count` answers and puts them in order; the first error ends it.
+/// Waits for `count` answers and puts them in order; the first error ends it. `None`: a job was dropped unanswered.
 async fn collect(
     mut answers: mpsc::UnboundedReceiver<Answer>,
     count: usize,
-) -> Result<Vec<Bytes>, EmbedError> {
+) -> Option<Result<Vec<Bytes>, EmbedError>> {
     let mut vectors = vec![Bytes::new(); count];
     for _ in 0..count {
-        let (index, vector) = answers.recv().await.ok_or(EmbedError::Internal)?;
-        vectors[index] = vector?;
+        match answers.recv().await? {
+            (index, Ok(vector)) => vectors[index] = vector,
+            (_, Err(error)) => return Some(Err(error)),
+        }
     }
-    Ok(vectors)
+    Some(Ok(vectors))
 }
 
 /// Reads little-endian `f32` and scales them to length 1 if asked to.

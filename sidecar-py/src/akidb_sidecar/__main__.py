@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 from akidb_sidecar import _cli
+
+if TYPE_CHECKING:
+    from akidb_sidecar._engine import Engine
 
 
 def main() -> int:
@@ -13,7 +17,7 @@ def main() -> int:
     if isinstance(settings, _cli.WorkerSettings):
         from akidb_sidecar import _worker  # noqa: PLC0415
 
-        def load_engine() -> _worker.Engine:
+        def load_engine() -> Engine:
             from akidb_sidecar import _mlx_engine  # noqa: PLC0415 - only after hello
 
             return _mlx_engine.load(settings.model_path, settings.max_tokens)

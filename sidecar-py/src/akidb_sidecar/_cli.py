@@ -56,13 +56,22 @@ def _parser() -> argparse.ArgumentParser:
 
     worker = commands.add_parser("worker", help="serve a gateway on standard input; the gateway runs this")
     worker.add_argument("--model-path", type=Path, required=True, help="directory in Hugging Face layout")
-    worker.add_argument("--max-tokens", type=int, required=True, help="longest text, in tokens")
+    worker.add_argument("--max-tokens", type=_positive, required=True, help="longest text, in tokens")
     worker.add_argument("--worker-id", type=int, default=0, help="number of this worker, for logs")
 
     prepare = commands.add_parser("prepare", help="find or download a model and print where it is, as JSON")
     prepare.add_argument("--model", required=True, help="name, hub repository (owner/name), or directory")
     prepare.add_argument("--revision", help="branch, tag or commit on the hub")
-    prepare.add_argument("--progress", choices=("auto", "off"), default="auto", help="progress bars on stderr")
+    prepare.add_argument(
+        "--progress", choices=("auto", "off"), default="auto", help="progress bars on stderr"
+    )
 
     commands.add_parser("doctor", help="print versions, device, BLAS, and how fast this machine multiplies")
     return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"`{text}` is not a positive number")
+    return number

@@ -40,4 +40,4 @@ class Engine(Protocol):
         """What the engine says of itself."""
 
     def embed(self, batch: Batch) -> memoryview:
-        """Return ``count * dimension`` little-endian ``f32``: pooled, not normalised, in the batch's order."""
+        """Return ``count * dimension`` little-endian ``f32``: pooled, not normalised, in batch order."""

@@ -8,6 +8,8 @@ class ModelError(Exception):
     """A model that cannot be used. ``code`` is stable, ``message`` is one line for a person."""
 
     def __init__(self, code: str, message: str) -> None:
+        # Paths and foreign messages may hold line breaks, and bytes that are not UTF-8.
+        message = " ".join(message.encode(errors="replace").decode().split("\n"))
         super().__init__(message)
         self.code = code
         self.message = message

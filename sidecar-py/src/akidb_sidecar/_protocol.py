@@ -7,11 +7,11 @@ The mirror of the gateway's protocol crate, whose documentation is the specifica
 from __future__ import annotations
 
 import struct
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import msgspec
 
-from akidb_sidecar._engine import Pooling  # noqa: TC001 - msgspec resolves it at run time
+from akidb_sidecar._engine import Pooling
 from akidb_sidecar._errors import ProtocolError
 
 MAGIC = b"AKDB"
@@ -20,6 +20,11 @@ HEADER_BYTES = 12
 MAX_BODY_BYTES = 64 * 1024 * 1024
 
 _HEADER = struct.Struct("<4sBBHI")
+
+U16 = Annotated[int, msgspec.Meta(ge=0, le=2**16 - 1)]
+U32 = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
+U64 = Annotated[int, msgspec.Meta(ge=0)]
+"""msgpack has no larger integers."""
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -32,7 +37,7 @@ class Hello(Message, frozen=True):
     """A worker process has started."""
 
     TYPE = 1
-    pid: int
+    pid: U32
     sidecar_version: str
 
 
@@ -41,13 +46,13 @@ class Ready(Message, frozen=True):
 
     TYPE = 2
     model_type: str
-    dimension: int
-    max_tokens: int
+    dimension: U32
+    max_tokens: U32
     device: str
     dtype: str
     blas: str
     warnings: list[str]
-    warm_up_tokens: int
+    warm_up_tokens: U32
     warm_up_seconds: float
 
 
@@ -55,16 +60,16 @@ class Begun(Message, frozen=True):
     """A worker has started to compute a batch."""
 
     TYPE = 3
-    batch_id: int
+    batch_id: U64
 
 
 class Vectors(Message, frozen=True):
     """The pooled, not normalised vectors of a batch: ``count * dimension`` little-endian ``f32``."""
 
     TYPE = 4
-    batch_id: int
-    count: int
-    dimension: int
+    batch_id: U64
+    count: U32
+    dimension: U32
     compute_seconds: float
     vectors: memoryview
 
@@ -73,7 +78,7 @@ class Failed(Message, frozen=True):
     """A batch could not be computed; the worker lives on."""
 
     TYPE = 5
-    batch_id: int
+    batch_id: U64
     code: str
     message: str
 
@@ -90,16 +95,16 @@ class Heartbeat(Message, frozen=True):
     """A sign of life."""
 
     TYPE = 7
-    batches_done: int
+    batches_done: U64
 
 
 class Embed(Message, frozen=True):
     """A batch to compute: ``lengths`` and ``token_ids`` are little-endian ``u32``."""
 
     TYPE = 16
-    batch_id: int
+    batch_id: U64
     pooling: Pooling
-    threads: int
+    threads: U16
     lengths: bytes
     token_ids: bytes
 
@@ -145,7 +150,7 @@ def decode_body(message_type: int, body: bytes | bytearray | memoryview) -> Mess
     name = MESSAGES[message_type].__name__.lower()
     try:
         message: Message = _DECODERS[message_type].decode(body)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(f"the body is not a valid `{name}` map: {error}") from error
     if isinstance(message, Vectors):
         _check_length("vectors", message.vectors, message.count * message.dimension * 4)

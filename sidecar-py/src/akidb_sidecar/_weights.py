@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 import struct
 from typing import TYPE_CHECKING
 
@@ -28,13 +29,15 @@ class Weights:
         """Read every ``*.safetensors`` of a directory."""
         files = sorted(model_path.glob("*.safetensors"))
         if not files:
-            raise ModelError("bad_model", f"`{model_path}` has no `*.safetensors`; other formats are never loaded")
+            raise ModelError(
+                "bad_model", f"`{model_path}` has no `*.safetensors`; other formats are never loaded"
+            )
         tensors: dict[str, mx.array] = {}
         for file in files:
-            _check_header(file)
             try:
+                _check_header(file)
                 loaded = mx.load(str(file))
-            except (RuntimeError, ValueError) as error:
+            except (OSError, RuntimeError, ValueError) as error:
                 raise ModelError("bad_model", f"`{file.name}` cannot be read: {_one_line(error)}") from error
             tensors.update(loaded)  # type: ignore[arg-type]
         return cls(tensors)
@@ -65,17 +68,20 @@ def _check_header(file: Path) -> None:
         start = opened.read(8)
         header_bytes = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
         if not 2 <= header_bytes <= min(size_bytes - 8, LONGEST_HEADER_BYTES):
-            raise ModelError("bad_model", f"`{file.name}` is damaged: its header cannot have {header_bytes} bytes")
+            raise ModelError(
+                "bad_model", f"`{file.name}` is damaged: its header cannot have {header_bytes} bytes"
+            )
         try:
             header = json.loads(opened.read(header_bytes))
             ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-            needed_bytes = max(ends, default=0)
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+            needed_bytes = max(map(operator.index, ends), default=0)
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
             raise ModelError("bad_model", f"`{file.name}` is damaged: its header is not valid") from error
     if header_bytes + 8 + needed_bytes != size_bytes:
         raise ModelError(
             "bad_model",
-            f"`{file.name}` is damaged: it has {size_bytes} bytes where {header_bytes + 8 + needed_bytes} are needed",
+            f"`{file.name}` is damaged: "
+            f"it has {size_bytes} bytes where {header_bytes + 8 + needed_bytes} are needed",
         )
 
 

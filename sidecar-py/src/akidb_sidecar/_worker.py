@@ -8,12 +8,20 @@ import sys
 import time
 import traceback
 from array import array
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from akidb_sidecar import __version__, _protocol
 from akidb_sidecar._connection import Connection
 from akidb_sidecar._engine import Batch, Engine
-from akidb_sidecar._errors import EXIT_CONFIGURATION, EXIT_SOFTWARE, BatchError, ModelError, OutputError, ProtocolError
+from akidb_sidecar._errors import (
+    EXIT_CONFIGURATION,
+    EXIT_SOFTWARE,
+    BatchError,
+    ModelError,
+    OutputError,
+    ProtocolError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,9 +55,10 @@ def _isolate() -> None:
     """Let only end-of-file and SIGKILL end the process, and keep no descriptor but the first three."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    os.closerange(3, max(map(int, os.listdir("/dev/fd")), default=2) + 1)
+    os.closerange(3, max(int(entry.name) for entry in Path("/dev/fd").iterdir()) + 1)
     # What a library prints belongs in the log, too.
     os.dup2(2, 1)
+    sys.stdout = sys.stderr
 
 
 def _warm_up(engine: Engine) -> _protocol.Ready:
