@@ -50,6 +50,20 @@ fn the_line_to_try_works_as_it_is_printed() {
 }
 
 #[test]
+fn every_curl_line_of_the_readme_works_as_it_is_written() {
+    let gateway = Gateway::real(&["--workers", "1"]);
+    let readme = std::fs::read_to_string(support::checkout().join("README.md")).unwrap();
+    let lines: Vec<&str> = readme.lines().filter(|line| line.starts_with("curl ")).collect();
+    assert!(lines.len() >= 6, "{lines:?}");
+    for line in lines {
+        let line =
+            line.replace("localhost:8080", &gateway.address.to_string()).replacen("curl ", "curl --fail ", 1);
+        let output = Command::new("sh").arg("-c").arg(&line).output().unwrap();
+        assert!(output.status.success() && !output.stdout.is_empty(), "{line}: {output:?}");
+    }
+}
+
+#[test]
 fn the_fast_blas_is_in_use_and_the_slow_one_is_warned_of() {
     let gateway = Gateway::real(&["--workers", "1"]);
     let worker = &gateway.health()["workers"][0];
