@@ -155,12 +155,11 @@ impl Gateway {
     }
 
     pub fn get(&self, path: &str) -> Answer {
-        Answer::of(agent().get(format!("http://{}{path}", self.address)).call())
+        Answer::fetch(&format!("http://{}{path}", self.address), None)
     }
 
     pub fn post(&self, path: &str, body: &str) -> Answer {
-        let request = agent().post(format!("http://{}{path}", self.address));
-        Answer::of(request.header("content-type", "application/json").send(body))
+        Answer::fetch(&format!("http://{}{path}", self.address), Some(body))
     }
 
     /// Like [`Self::post`], but the gateway may close the connection before it has read everything.
@@ -250,6 +249,14 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// Sends JSON, or asks for a page where there is none to send.
+    pub fn fetch(url: &str, body: Option<&str>) -> Self {
+        Self::of(match body {
+            Some(body) => agent().post(url).header("content-type", "application/json").send(body),
+            None => agent().get(url).call(),
+        })
+    }
+
     fn of(result: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Self {
         let mut response = result.expect("no answer from the gateway");
         let header = |(name, value): (&ureq::http::HeaderName, &ureq::http::HeaderValue)| {

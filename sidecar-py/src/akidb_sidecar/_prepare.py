@@ -75,7 +75,7 @@ def prepare(model: str, revision: str | None = None, *, show_progress: bool = Fa
 
 def _is_directory(model: str) -> bool:
     try:
-        return Path(model).is_dir()
+        return model != "" and Path(model).is_dir()
     except OSError:
         return False  # a name too long for a path, or in a folder that this user may not enter
 
