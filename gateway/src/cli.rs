@@ -82,15 +82,29 @@ pub struct ServeFlags {
     #[arg(long, env = "AKIDB_SERVED_MODEL_NAME", value_name = "NAME", help_heading = "Model")]
     pub served_model_name: Option<String>,
 
-    /// Tokens in one batch, 1 to 1048576. One text always fits, however long
+    /// Tokens in one batch, 1 to 1048576, or `auto`. One text always fits, however long
+    ///
+    /// `auto` is what a worker computes in about 100 ms, by the speed of its warm-up.
     #[arg(
         long,
         env = "AKIDB_MAX_BATCH_TOKENS",
-        value_name = "N",
-        default_value = "2048",
+        value_name = "N|auto",
+        default_value = "auto",
         help_heading = "Requests"
     )]
     pub max_batch_tokens: String,
+
+    /// How long a text may wait for others to fill its batch while a worker is free, 0s to 1s
+    ///
+    /// Batches grow by themselves while the workers are busy, so waiting rarely pays.
+    #[arg(
+        long,
+        env = "AKIDB_BATCH_WAIT",
+        value_name = "TIME",
+        default_value = "0s",
+        help_heading = "Requests"
+    )]
+    pub batch_wait: String,
 
     /// How long a request may take, 1ms to 1h; then it is answered 504
     #[arg(

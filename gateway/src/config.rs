@@ -52,7 +52,11 @@ impl Config {
                         .map(|name| check.name("--served-model-name", name)),
                 },
                 scheduler: scheduler::Config {
-                    max_batch_tokens: check.number("--max-batch-tokens", &flags.max_batch_tokens, 1, 1 << 20),
+                    max_batch_tokens: match flags.max_batch_tokens.trim() {
+                        "auto" => None,
+                        text => Some(check.number("--max-batch-tokens", text, 1, 1 << 20)),
+                    },
+                    batch_wait: check.time("--batch-wait", &flags.batch_wait, Duration::ZERO, SECOND),
                 },
                 pool: pool::Config {
                     max_inflight_per_worker: check.number(

@@ -29,6 +29,8 @@ pub(crate) struct Job {
     pub(crate) queued: Option<Arc<QueueEntry>>,
     /// How many workers were lost while they computed it.
     pub(crate) lost_workers: u8,
+    /// How many later texts were put into a batch before it.
+    pub(crate) overtaken: u8,
 }
 
 impl Job {

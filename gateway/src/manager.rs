@@ -282,6 +282,7 @@ impl EmbeddingManager {
                 reply: Reply { index, sender: sender.clone(), worker_lost: Arc::clone(&worker_lost) },
                 queued: Some(Arc::clone(entry)),
                 lost_workers: 0,
+                overtaken: 0,
             };
             tokens.into_iter().enumerate().map(job).collect()
         });

@@ -12,6 +12,7 @@ pub(crate) mod connection;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 
@@ -21,6 +22,13 @@ use crate::metrics::Metrics;
 
 /// How often a job may be run again after the worker that computed it was lost.
 const MAX_RETRIES: u8 = 2;
+
+/// How long a batch should keep a worker busy: much longer than what a frame costs, and short enough that a later
+/// text does not wait long for an earlier batch.
+const BATCH_TIME: Duration = Duration::from_millis(100);
+/// Bounds of a batch whose size follows from the workers' speed, in tokens.
+const FEWEST_BATCH_TOKENS: usize = 256;
+const MOST_BATCH_TOKENS: usize = 16_384;
 
 /// What a worker may hold.
 #[derive(Debug, Clone)]
@@ -49,6 +57,8 @@ struct Shared {
     metrics: Arc<Metrics>,
     members: Mutex<Members>,
     changed: Notify,
+    /// Tokens per second of the fastest warm-up so far: a busy machine only makes them slower.
+    tokens_per_second: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -103,12 +113,22 @@ impl Seat {
 impl Pool {
     /// An empty pool.
     pub(crate) fn new(config: Config, cores: usize, metrics: Arc<Metrics>) -> Self {
-        let shared = Shared { config, cores, metrics, members: Mutex::default(), changed: Notify::new() };
-        Self { shared: Arc::new(shared) }
+        Self {
+            shared: Arc::new(Shared {
+                config,
+                cores,
+                metrics,
+                members: Mutex::default(),
+                changed: Notify::new(),
+                tokens_per_second: AtomicUsize::new(0),
+            }),
+        }
     }
 
-    /// Adds a ready worker.
-    pub(crate) fn join(&self, id: usize) -> Membership {
+    /// Adds a ready worker, which warmed up at this speed.
+    pub(crate) fn join(&self, id: usize, tokens_per_second: f64) -> Membership {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the cast saturates")]
+        self.shared.tokens_per_second.fetch_max(tokens_per_second as usize, Ordering::Relaxed);
         let (batches, assignments) = mpsc::unbounded_channel();
         let permits = Arc::new(Semaphore::new(self.shared.config.max_inflight_per_worker));
         self.members().workers.push(Member { id, permits, tokens_in_flight: Arc::default(), batches });
@@ -126,6 +146,16 @@ impl Pool {
             }
             changed.await;
         }
+    }
+
+    /// Tokens that keep a worker busy for [`BATCH_TIME`].
+    pub(crate) fn batch_tokens(&self) -> usize {
+        batch_tokens(self.shared.tokens_per_second.load(Ordering::Relaxed))
+    }
+
+    /// Workers that can take a batch.
+    pub(crate) fn ready_workers(&self) -> usize {
+        self.members().workers.len()
     }
 
     /// Batches that a worker holds now.
@@ -187,16 +217,19 @@ impl Pool {
             if jobs.is_empty() {
                 permit.discard();
             } else {
-                permit.send(jobs);
+                let more = !self.members().lost.is_empty();
+                permit.send(jobs, more);
             }
         }
         self.shared.changed.notify_one();
     }
 
-    /// Cores for each worker that is busy once one more batch has been sent to `next`.
-    fn threads_for(&self, next: &Member) -> u16 {
-        let busy =
-            |worker: &&Member| worker.id == next.id || worker.tokens_in_flight.load(Ordering::Relaxed) > 0;
+    /// Cores for each worker that is busy once one more batch has been sent to `next`: for each of them all when
+    /// `more` batches follow.
+    fn threads_for(&self, next: &Member, more: bool) -> u16 {
+        let busy = |worker: &&Member| {
+            more || worker.id == next.id || worker.tokens_in_flight.load(Ordering::Relaxed) > 0
+        };
         let busy = self.members().workers.iter().filter(busy).count();
         u16::try_from(self.shared.cores / busy.max(1)).unwrap_or(u16::MAX).max(1)
     }
@@ -223,15 +256,15 @@ pub(crate) struct Permit {
 }
 
 impl Permit {
-    /// Sends a batch to the worker.
-    pub(crate) fn send(mut self, mut jobs: Vec<Job>) {
+    /// Sends a batch to the worker; `more` says that others follow at once.
+    pub(crate) fn send(mut self, mut jobs: Vec<Job>, more: bool) {
         for job in &mut jobs {
             if let Some(entry) = job.queued.take() {
                 entry.has_permit();
             }
         }
         self.tokens = jobs.iter().map(|job| job.token_ids.len()).sum();
-        let threads = self.pool.threads_for(&self.worker);
+        let threads = self.pool.threads_for(&self.worker, more);
         self.worker.tokens_in_flight.fetch_add(self.tokens, Ordering::Relaxed);
         let batches = self.worker.batches.clone();
         if let Err(refused) = batches.send(Assignment { jobs, threads, permit: self }) {
@@ -259,5 +292,23 @@ impl Drop for Permit {
         if self.release() {
             self.pool.capacity_freed();
         }
+    }
+}
+
+fn batch_tokens(tokens_per_second: usize) -> usize {
+    let tokens =
+        u128::try_from(tokens_per_second).unwrap_or(u128::MAX).saturating_mul(BATCH_TIME.as_millis()) / 1000;
+    usize::try_from(tokens).unwrap_or(usize::MAX).clamp(FEWEST_BATCH_TOKENS, MOST_BATCH_TOKENS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_size_of_a_batch_follows_from_the_speed_of_the_workers_within_bounds() {
+        assert_eq!(batch_tokens(0), FEWEST_BATCH_TOKENS);
+        assert_eq!(batch_tokens(8_000), 800);
+        assert_eq!(batch_tokens(usize::MAX), MOST_BATCH_TOKENS);
     }
 }

@@ -1,7 +1,8 @@
 //! Queues texts and forms batches of them.
 //!
 //! One task owns the queue. It reserves a worker permit first and only then forms a batch, so a batch grows
-//! for as long as the workers are busy, and an idle gateway adds no wait. Jobs whose client has gone or whose
+//! for as long as the workers are busy, and an idle gateway adds no wait. What is queued is shared evenly by the
+//! ready workers, so that a large request is computed by all of them at once. Jobs whose client has gone or whose
 //! deadline has passed are dropped on the way.
 
 mod packing;
@@ -23,13 +24,15 @@ const PRUNE_INTERVAL: Duration = Duration::from_millis(250);
 /// How batches are formed.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Tokens in one batch. One text always fits, however long.
-    pub max_batch_tokens: usize,
+    /// Tokens in one batch; `None` finds it from the speed of the workers' warm-up. One text always fits, however long.
+    pub max_batch_tokens: Option<usize>,
+    /// How long a text may wait for others to fill its batch while a worker is free.
+    pub batch_wait: Duration,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { max_batch_tokens: 2048 }
+        Self { max_batch_tokens: None, batch_wait: Duration::ZERO }
     }
 }
 
@@ -83,13 +86,37 @@ impl Queue {
                     continue;
                 }
             };
-            while let Ok(jobs) = self.receiver.try_recv() {
-                self.jobs.extend(jobs);
+            self.receive_waiting();
+            let max_tokens = self.config.max_batch_tokens.unwrap_or_else(|| self.pool.batch_tokens());
+            if !self.config.batch_wait.is_zero() {
+                self.fill(max_tokens).await;
             }
-            let batch = packing::take_batch(&mut self.jobs, self.config.max_batch_tokens);
+            let budget = packing::budget(self.queued_tokens(), self.pool.ready_workers(), max_tokens);
+            let batch = packing::take_batch(&mut self.jobs, budget);
             if !batch.is_empty() {
-                permit.send(batch);
+                permit.send(batch, !self.jobs.is_empty());
             }
         }
+    }
+
+    fn receive_waiting(&mut self) {
+        while let Ok(jobs) = self.receiver.try_recv() {
+            self.jobs.extend(jobs);
+        }
+    }
+
+    /// Waits until the queue fills a batch, for as long as that was asked for.
+    async fn fill(&mut self, max_tokens: usize) {
+        let end = tokio::time::Instant::now() + self.config.batch_wait;
+        while self.queued_tokens() < max_tokens {
+            match tokio::time::timeout_at(end, self.receiver.recv()).await {
+                Ok(Some(jobs)) => self.jobs.extend(jobs),
+                Ok(None) | Err(_) => return,
+            }
+        }
+    }
+
+    fn queued_tokens(&self) -> usize {
+        self.jobs.iter().map(|job| job.token_ids.len()).sum()
     }
 }

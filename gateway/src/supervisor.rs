@@ -316,10 +316,12 @@ impl Slot {
             worker = self.id,
             device = ready.device,
             blas = ready.blas,
+            warm_up_tokens_per_second = f64::from(ready.warm_up_tokens) / ready.warm_up_seconds.max(1e-6),
             start_seconds = started.elapsed().as_secs_f64(),
             "worker ready"
         );
-        let membership = self.pool.join(self.id);
+        let tokens_per_second = f64::from(ready.warm_up_tokens) / ready.warm_up_seconds.max(1e-6);
+        let membership = self.pool.join(self.id, tokens_per_second);
         self.publish(|status| {
             status.state = WorkerState::Ready;
             status.ready = Some(ready);

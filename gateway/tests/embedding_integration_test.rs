@@ -11,13 +11,13 @@ use std::time::Duration;
 use akidb_gateway::manager::Config;
 use akidb_gateway::{EmbedRequest, EmbeddingManager, model, pool, scheduler, supervisor};
 
-async fn manager(workers: usize, max_batch_tokens: usize) -> Arc<EmbeddingManager> {
+async fn manager(workers: usize, max_batch_tokens: Option<usize>) -> Arc<EmbeddingManager> {
     let config = Config {
         model: model::Config {
             model: std::env::var("AKIDB_TEST_MODEL").unwrap_or_else(|_| support::MINILM.to_owned()),
             served_name: std::env::var("AKIDB_TEST_SERVED_MODEL_NAME").ok(),
         },
-        scheduler: scheduler::Config { max_batch_tokens },
+        scheduler: scheduler::Config { max_batch_tokens, ..scheduler::Config::default() },
         pool: pool::Config { max_inflight_per_worker: 2 },
         supervisor: supervisor::Config { workers: Some(workers), ..supervisor::Config::default() },
         python: Some(support::python()),
@@ -52,7 +52,7 @@ async fn embed_concurrently(manager: &Arc<EmbeddingManager>, requests: usize) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn test_concurrent_embedding_requests() {
-    let manager = manager(2, 2048).await;
+    let manager = manager(2, None).await;
     embed_concurrently(&manager, 10).await;
     manager.stop().await;
 }
@@ -60,7 +60,7 @@ async fn test_concurrent_embedding_requests() {
 #[tokio::test(flavor = "multi_thread")]
 async fn test_gil_semaphore_queuing() {
     // Batches of one text, and two workers with two permits each: sixteen of twenty requests have to wait.
-    let manager = manager(2, 1).await;
+    let manager = manager(2, Some(1)).await;
     let watcher = tokio::spawn({
         let manager = Arc::clone(&manager);
         async move {
@@ -89,7 +89,7 @@ async fn test_gil_semaphore_queuing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn test_embedding_error_handling() {
-    let manager = manager(1, 2048).await;
+    let manager = manager(1, None).await;
     let error = manager.embed(Vec::new()).await.unwrap_err();
     assert!(error.to_string().contains("empty"), "{error}");
     let error = manager.embed(vec!["first".to_owned(), String::new()]).await.unwrap_err();
@@ -107,7 +107,7 @@ async fn test_embedding_error_handling() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn test_model_info() {
-    let manager = manager(1, 2048).await;
+    let manager = manager(1, None).await;
     let info = manager.model_info();
     assert!(info.max_tokens > 0);
     if std::env::var_os("AKIDB_TEST_MODEL").is_none() {

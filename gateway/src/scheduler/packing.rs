@@ -1,8 +1,18 @@
 //! Which queued texts go into the next batch. Pure: no clock of its own, no I/O.
+//!
+//! First in, first out, with one exception: where the next text does not fit into what is left of the budget, later
+//! ones that do fit may go before it. No text is overtaken by more than [`MOST_OVERTAKEN`] others.
 
 use std::collections::VecDeque;
 
 use crate::job::Job;
+
+/// How many later texts may be put into a batch before an earlier one.
+pub(super) const MOST_OVERTAKEN: u8 = 8;
+/// How far behind a text that does not fit others are looked at.
+const LOOK_AHEAD: usize = 64;
+/// A share of the queue is not made smaller than this for the sake of an idle worker, in tokens.
+const SMALLEST_SHARE_TOKENS: usize = 128;
 
 /// What packing needs to know of a queued text.
 pub(super) trait Packable {
@@ -12,6 +22,8 @@ pub(super) trait Packable {
     fn fits_with(&self, other: &Self) -> bool;
     /// Whether anybody still waits for it.
     fn is_wanted(&self) -> bool;
+    /// How many later texts went before it so far.
+    fn overtaken(&mut self) -> &mut u8;
 }
 
 impl Packable for Job {
@@ -26,12 +38,23 @@ impl Packable for Job {
     fn is_wanted(&self) -> bool {
         Job::is_wanted(self)
     }
+
+    fn overtaken(&mut self) -> &mut u8 {
+        &mut self.overtaken
+    }
 }
 
-/// Takes texts off the front, first in first out, while they fit together and into `max_tokens`. The first
-/// one always fits. Unwanted texts are dropped.
+/// Tokens for the next batch: what is queued is shared evenly by the workers, so that all of them finish together,
+/// but a batch has at most `max_tokens`.
+pub(super) fn budget(queued_tokens: usize, workers: usize, max_tokens: usize) -> usize {
+    queued_tokens.div_ceil(workers.max(1)).max(SMALLEST_SHARE_TOKENS).min(max_tokens)
+}
+
+/// Takes texts off the queue that fit together and into `max_tokens`. The first one always fits. Unwanted texts are
+/// dropped.
 pub(super) fn take_batch<T: Packable>(queue: &mut VecDeque<T>, max_tokens: usize) -> Vec<T> {
     let mut batch: Vec<T> = Vec::new();
+    let mut skipped: VecDeque<T> = VecDeque::new();
     let mut tokens = 0;
     while let Some(next) = queue.pop_front() {
         if !next.is_wanted() {
@@ -39,12 +62,22 @@ pub(super) fn take_batch<T: Packable>(queue: &mut VecDeque<T>, max_tokens: usize
         }
         let fits =
             batch.first().is_none_or(|first| first.fits_with(&next) && tokens + next.tokens() <= max_tokens);
-        if !fits {
-            queue.push_front(next);
+        if fits {
+            tokens += next.tokens();
+            batch.push(next);
+            for passed in &mut skipped {
+                *passed.overtaken() += 1;
+            }
+        } else {
+            skipped.push_back(next);
+        }
+        let patience_is_over = skipped.iter_mut().any(|passed| *passed.overtaken() >= MOST_OVERTAKEN);
+        if tokens >= max_tokens || patience_is_over || skipped.len() >= LOOK_AHEAD {
             break;
         }
-        tokens += next.tokens();
-        batch.push(next);
+    }
+    while let Some(passed) = skipped.pop_back() {
+        queue.push_front(passed);
     }
     batch
 }
@@ -57,9 +90,11 @@ mod tests {
 
     #[derive(Debug, Clone, PartialEq)]
     struct Text {
+        place: usize,
         tokens: usize,
         pooling: u8,
         wanted: bool,
+        overtaken: u8,
     }
 
     impl Packable for Text {
@@ -72,16 +107,60 @@ mod tests {
         fn is_wanted(&self) -> bool {
             self.wanted
         }
+        fn overtaken(&mut self) -> &mut u8 {
+            &mut self.overtaken
+        }
+    }
+
+    fn queue(tokens: &[usize]) -> VecDeque<Text> {
+        let text = |(place, tokens): (usize, &usize)| Text {
+            place,
+            tokens: *tokens,
+            pooling: 0,
+            wanted: true,
+            overtaken: 0,
+        };
+        tokens.iter().enumerate().map(text).collect()
+    }
+
+    fn places(batch: &[Text]) -> Vec<usize> {
+        batch.iter().map(|text| text.place).collect()
+    }
+
+    #[test]
+    fn a_text_that_fits_may_pass_one_that_does_not() {
+        let mut queue = queue(&[60, 80, 30, 10, 5]);
+        assert_eq!(places(&take_batch(&mut queue, 100)), [0, 2, 3]);
+        assert_eq!(places(&take_batch(&mut queue, 100)), [1, 4]);
+    }
+
+    #[test]
+    fn a_text_longer_than_the_budget_goes_alone() {
+        let mut queue = queue(&[500, 10]);
+        assert_eq!(places(&take_batch(&mut queue, 100)), [0]);
+        assert_eq!(places(&take_batch(&mut queue, 100)), [1]);
+    }
+
+    #[test]
+    fn a_queue_is_shared_by_the_workers_down_to_a_smallest_share() {
+        assert_eq!(budget(1000, 2, 2048), 500);
+        assert_eq!(budget(10_000, 2, 2048), 2048);
+        assert_eq!(budget(150, 2, 2048), 128);
+        assert_eq!(budget(150, 0, 2048), 150);
+        assert_eq!(budget(150, 2, 1), 1);
     }
 
     proptest! {
         #[test]
-        fn every_wanted_text_is_taken_once_in_order_within_the_budget(
-            texts in prop::collection::vec((1..400_usize, 0..2_u8, prop::bool::weighted(0.9)), 0..60),
+        fn every_wanted_text_is_taken_once_within_the_budget_and_overtaken_by_few(
+            texts in prop::collection::vec((1..400_usize, 0..2_u8, prop::bool::weighted(0.9)), 0..120),
             max_tokens in 1..1000_usize,
         ) {
-            let texts: Vec<Text> =
-                texts.into_iter().map(|(tokens, pooling, wanted)| Text { tokens, pooling, wanted }).collect();
+            let texts: Vec<Text> = texts
+                .into_iter()
+                .enumerate()
+                .map(|(place, (tokens, pooling, wanted))| Text { place, tokens, pooling, wanted, overtaken: 0 })
+                .collect();
             let mut queue: VecDeque<Text> = texts.iter().cloned().collect();
             let mut taken = Vec::new();
             while !queue.is_empty() {
@@ -91,8 +170,14 @@ mod tests {
                 prop_assert!(batch.windows(2).all(|pair| pair[0].pooling == pair[1].pooling));
                 taken.extend(batch);
             }
-            let wanted: Vec<Text> = texts.into_iter().filter(|text| text.wanted).collect();
-            prop_assert_eq!(taken, wanted);
+            for (position, text) in taken.iter().enumerate() {
+                let overtaken = taken[..position].iter().filter(|earlier| earlier.place > text.place).count();
+                prop_assert!(overtaken <= usize::from(MOST_OVERTAKEN), "{} others went before {:?}", overtaken, text);
+            }
+            taken.sort_by_key(|text| text.place);
+            let places: Vec<usize> = taken.iter().map(|text| text.place).collect();
+            let wanted: Vec<usize> = texts.iter().filter(|text| text.wanted).map(|text| text.place).collect();
+            prop_assert_eq!(places, wanted);
         }
     }
 }

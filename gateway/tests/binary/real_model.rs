@@ -161,8 +161,8 @@ fn killing_a_worker_every_second_fails_no_request_and_spoils_no_vector() {
     });
     let answered = answered.into_inner();
     eprintln!("{answered} requests answered, {kills} workers killed");
-    assert!(kills >= 8, "only {kills} workers were killed");
-    assert!(answered >= 200, "only {answered} requests were answered");
+    assert!(kills >= 4, "only {kills} workers were killed");
+    assert!(answered >= 50, "only {answered} requests were answered");
     gateway.wait_until_ready();
     assert_eq!(gateway.metric("akidb_embedding_requests_total{status=\"error\"}"), 0.0);
     let by_signal = gateway.metric("akidb_worker_restarts_total{reason=\"signal\"}");
