@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """A worker without a model, which misbehaves on command. The gateway's tests run it with ``--python``.
 
-It takes the sidecar's command lines. Vectors are made up from the token ids alone, so that a test can tell a right
-vector from a wrong one: see :func:`vector`. Misbehaviour is read, as a JSON object, from the file that
+It takes the sidecar's command lines. Vectors are made up from the token ids alone, so that a test can tell a
+right vector from a wrong one: see :func:`vector`. Misbehaviour is read, as a JSON object, from the file that
 ``AKIDB_FAKE_CONTROL`` names: once at the start and again before every batch. Keys:
 
-At the start:  ``start_delay`` (seconds), ``start_exit`` (code), ``hello_version`` (number), ``fatal`` (message),
-``never_ready`` (true), ``say`` (a line for standard error).
+At the start: ``start_delay`` (seconds), ``start_exit`` (code), ``hello_version`` (number), ``fatal``
+(message), ``never_ready`` (true), ``say`` (a line for standard error).
 
 At a batch (``only_worker`` limits them to one worker's id; ``times`` counts how often, over all workers):
 ``delay`` (seconds a batch), ``delay_per_token`` (seconds), ``exit`` (code, once begun), ``signal`` (number,

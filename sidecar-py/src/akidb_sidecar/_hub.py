@@ -17,6 +17,11 @@ CONNECT_SECONDS = 2.0
 
 def fetch(repository: str, revision: str | None, *, show_progress: bool) -> tuple[Path, str]:
     """Return the directory with the repository's files, and the commit they are of."""
+    endpoint = os.environ.get("HF_ENDPOINT", DEFAULT_ENDPOINT)
+    try:
+        _address(endpoint)
+    except ValueError as error:
+        raise ModelError("hub_unreachable", f"HF_ENDPOINT `{endpoint}` is not an address: {error}") from None
     # The library reads these when it is imported.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "3")
@@ -46,7 +51,6 @@ def fetch(repository: str, revision: str | None, *, show_progress: bool) -> tupl
         raise ModelError("model_not_found", f"model `{repository}` cannot be a hub repository") from None
     except LocalEntryNotFoundError:
         pass
-    endpoint = os.environ.get("HF_ENDPOINT", DEFAULT_ENDPOINT)
     missing = f"model `{repository}` is neither a directory nor in the local cache"
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
         raise ModelError("hub_unreachable", f"{missing}, and HF_HUB_OFFLINE forbids a download")
@@ -72,13 +76,16 @@ def fetch(repository: str, revision: str | None, *, show_progress: bool) -> tupl
 
 def _is_reachable(endpoint: str) -> bool:
     """Whether the hub, or the proxy in front of it, accepts a connection soon: downloads retry too long."""
-    parts = urlsplit(endpoint)
-    proxy = os.environ.get(f"{parts.scheme}_proxy") or os.environ.get(f"{parts.scheme}_proxy".upper())
-    if proxy:
-        parts = urlsplit(proxy)
+    scheme = urlsplit(endpoint).scheme
+    proxy = os.environ.get(f"{scheme}_proxy") or os.environ.get(f"{scheme}_proxy".upper())
     try:
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        socket.create_connection((parts.hostname or "", port), timeout=CONNECT_SECONDS).close()
+        socket.create_connection(_address(proxy or endpoint), timeout=CONNECT_SECONDS).close()
     except (OSError, ValueError):
         return False
     return True
+
+
+def _address(url: str) -> tuple[str, int]:
+    """Return host and port of a URL; raise ``ValueError`` when its port is no number."""
+    parts = urlsplit(url)
+    return parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)

@@ -1,0 +1,230 @@
+"""What several test files need: worker processes on a socket pair, frames, golden vectors, arithmetic."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import socket
+import struct
+import subprocess
+import sys
+import time
+from array import array
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pytest
+
+from akidb_sidecar import _prepare, _protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from akidb_sidecar._engine import Pooling
+
+TESTS = Path(__file__).parent
+GOLDEN_FRAMES = TESTS.parent.parent / "protocol" / "vectors"
+WAIT_SECONDS = 30.0
+"""How long a test waits for what must come; a worker that hangs fails its test after it."""
+END_SECONDS = 2.0
+"""How soon a worker must be gone after its gateway."""
+
+Kind = TypeVar("Kind", bound=_protocol.Message)
+BINARY_FIELDS = ("lengths", "token_ids", "vectors")
+
+
+class Child:
+    """A Python process that has one end of a socket pair as its standard input; this side holds the other."""
+
+    def __init__(
+        self,
+        folder: Path,
+        arguments: Sequence[str | Path],
+        environment: Mapping[str, str],
+        descriptors: Sequence[int],
+    ) -> None:
+        self._stdout, self._stderr = folder / "stdout", folder / "stderr"
+        self.socket, theirs = socket.socketpair()
+        self.socket.settimeout(WAIT_SECONDS)
+        with theirs, self._stdout.open("wb") as stdout, self._stderr.open("wb") as stderr:
+            self.process = subprocess.Popen(
+                [sys.executable, *map(str, arguments)],
+                stdin=theirs.fileno(),
+                stdout=stdout,
+                stderr=stderr,
+                env={**os.environ, "PYTHONUNBUFFERED": "", **environment},
+                pass_fds=descriptors,
+            )
+
+    @property
+    def stdout(self) -> str:
+        return self._stdout.read_text()
+
+    @property
+    def stderr(self) -> str:
+        return self._stderr.read_text()
+
+    def send(self, *messages: _protocol.Message) -> None:
+        """Send all of them in one write."""
+        self.socket.sendall(b"".join(map(_protocol.encode, messages)))
+
+    def receive(self) -> _protocol.Message:
+        """Wait for one frame."""
+        try:
+            return read_frame(self.socket)
+        except EOFError:
+            pytest.fail(f"end-of-file; exit code {self.exit_code()}\n{self.stderr}")
+
+    def expect(self, kind: type[Kind]) -> Kind:
+        """Wait for one frame of this kind, heartbeats aside."""
+        message = self.receive()
+        while isinstance(message, _protocol.Heartbeat) and kind is not _protocol.Heartbeat:
+            message = self.receive()
+        assert isinstance(message, kind), f"{message}\n{self.stderr}"
+        return message
+
+    def ready(self) -> _protocol.Ready:
+        """Wait until the worker has said hello and loaded its model."""
+        self.expect(_protocol.Hello)
+        return self.expect(_protocol.Ready)
+
+    def embed(self, *texts: Sequence[int], pooling: Pooling = "mean", threads: int = 0) -> array[float]:
+        """Have one batch embedded."""
+        message = embed(7, *texts, pooling=pooling, threads=threads)
+        self.send(message)
+        assert self.expect(_protocol.Begun).batch_id == 7
+        answer = self.expect(_protocol.Vectors)
+        assert (answer.batch_id, answer.count) == (7, len(texts))
+        return array("f", bytes(answer.vectors))
+
+    def exit_code(self, within_seconds: float = WAIT_SECONDS) -> int:
+        """Wait for the end of the process."""
+        try:
+            return self.process.wait(within_seconds)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"the process lives on after {within_seconds} s\n{self.stderr}")
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+        self.socket.close()
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Child]]:
+    """Start processes that do not outlive the test."""
+    children: list[Child] = []
+
+    def start_child(
+        *arguments: str | Path, environment: Mapping[str, str] | None = None, descriptors: Sequence[int] = ()
+    ) -> Child:
+        folder = tmp_path / f"child-{len(children)}"
+        folder.mkdir()
+        children.append(Child(folder, arguments, environment or {}, descriptors))
+        return children[-1]
+
+    yield start_child
+    for child in children:
+        child.close()
+
+
+def read_frame(gateway: socket.socket) -> _protocol.Message:
+    """Read one frame; raise :class:`EOFError` when the other end is gone."""
+    message_type, body_bytes = _protocol.decode_header(_read_exactly(gateway, _protocol.HEADER_BYTES))
+    return _protocol.decode_body(message_type, _read_exactly(gateway, body_bytes))
+
+
+def _read_exactly(gateway: socket.socket, count: int) -> bytearray:
+    buffer = bytearray(count)
+    rest = memoryview(buffer)
+    while rest:
+        received = gateway.recv_into(rest)
+        if not received:
+            raise EOFError
+        rest = rest[received:]
+    return buffer
+
+
+def embed(
+    batch_id: int, *texts: Sequence[int], pooling: Pooling = "mean", threads: int = 0
+) -> _protocol.Embed:
+    """Build an embed message from token ids."""
+    lengths, token_ids = pack(texts)
+    return _protocol.Embed(
+        batch_id=batch_id, pooling=pooling, threads=threads, lengths=lengths, token_ids=token_ids
+    )
+
+
+def pack(texts: Sequence[Sequence[int]]) -> tuple[bytes, bytes]:
+    """Return lengths and token ids as they travel."""
+    ids = [token_id for text in texts for token_id in text]
+    return struct.pack(f"<{len(texts)}I", *map(len, texts)), struct.pack(f"<{len(ids)}I", *ids)
+
+
+def rows(numbers: array[float], count: int) -> list[array[float]]:
+    """Cut a batch's vectors apart."""
+    dimension = len(numbers) // count
+    assert dimension * count == len(numbers)
+    return [numbers[row * dimension : (row + 1) * dimension] for row in range(count)]
+
+
+def cosine(left: Sequence[float], right: Sequence[float]) -> float:
+    """Return the cosine of the angle between two vectors."""
+    assert len(left) == len(right)
+    product = math.fsum(a * b for a, b in zip(left, right, strict=True))
+    return product / (math.hypot(*left) * math.hypot(*right))
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    """Wait for something that has no event of its own."""
+    end = time.monotonic() + WAIT_SECONDS
+    while not condition():
+        assert time.monotonic() < end, f"never came: {what}"
+        time.sleep(0.01)
+
+
+def golden_frames() -> list[dict[str, Any]]:
+    """Return ``type``, ``fields`` and ``frame`` of every golden frame."""
+    entries: list[dict[str, Any]] = json.loads((GOLDEN_FRAMES / "index.json").read_text())
+    for entry in entries:
+        entry["frame"] = (GOLDEN_FRAMES / entry["file"]).read_bytes()
+        for field in BINARY_FIELDS:
+            if field in entry["fields"]:
+                entry["fields"][field] = bytes.fromhex(entry["fields"][field])
+    return entries
+
+
+@dataclass(frozen=True)
+class GoldenText:
+    """A text whose vector the reference implementation computed."""
+
+    token_ids: tuple[int, ...]
+    vector: array[float]
+
+
+@pytest.fixture(scope="session")
+def golden_texts() -> list[GoldenText]:
+    """Return the golden texts of all-minilm-l6-v2 whose token ids are known in full."""
+    entries = json.loads((TESTS / "golden" / "minilm.json").read_text())
+    raw = (TESTS / "golden" / "minilm.npy").read_bytes()
+    assert raw[:8] == b"\x93NUMPY\x01\x00"
+    data_start = 10 + struct.unpack_from("<H", raw, 8)[0]
+    assert b"'descr': '<f4', 'fortran_order': False, 'shape': (70, 384)" in raw[:data_start]
+    vectors = rows(array("f", raw[data_start:]), len(entries))
+    texts = [
+        GoldenText(tuple(entry["token_ids"]), vector)
+        for entry, vector in zip(entries, vectors, strict=True)
+        if entry["token_count"] < 40
+    ]
+    assert len(texts) >= 32
+    assert all(1 < len(text.token_ids) < 40 for text in texts)
+    return texts
+
+
+@pytest.fixture(scope="session")
+def minilm_path() -> Path:
+    """Return the directory of all-minilm-l6-v2, from its PyPI package."""
+    return Path(_prepare.prepare("all-minilm-l6-v2").path)

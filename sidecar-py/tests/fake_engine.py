@@ -1,0 +1,93 @@
+#!/usr/bin/env python3
+"""The real worker loop around an engine that takes orders: ``fake_engine.py LOG LOAD``.
+
+``LOAD`` says how the engine loads: ``at_once``, ``wait`` (until the file ``LOG.go`` is there), ``missing``
+(:class:`ModelError`) or ``damaged`` (its warm-up fails with :class:`OutputError`). What reaches the engine
+is appended to ``LOG``, one JSON object a line. A text of one of the token ids below makes the engine do
+something else than give its vector, which is the sum of the text's token ids and their number.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from array import array
+from pathlib import Path
+from typing import Any
+
+from akidb_sidecar import _engine, _worker
+from akidb_sidecar._errors import ModelError, OutputError
+
+RAISE = 1001
+BAD_OUTPUT = 1002
+PRINT = 1003
+SPIN = 1004
+SLEEP = 1005
+MAX_TOKENS = 48
+DIMENSION = 2
+INFO = _engine.EngineInfo("made-up", DIMENSION, MAX_TOKENS, "cpu", "float32", "none", ("a warning",))
+
+
+class FakeEngine:
+    """Computes sums."""
+
+    def __init__(self, log: Path, *, damaged: bool) -> None:
+        self.info = INFO
+        self._log = log
+        self._damaged = damaged
+
+    def embed(self, batch: _engine.Batch) -> memoryview:
+        lengths, token_ids = array("I", batch.lengths), array("I", batch.token_ids)
+        note(self._log, lengths=list(lengths), pooling=batch.pooling, threads=batch.threads)
+        if self._damaged or BAD_OUTPUT in token_ids:
+            raise OutputError("a vector is not finite")
+        obey(token_ids)
+        numbers = array("f")
+        start = 0
+        for length in lengths:
+            numbers.extend((sum(token_ids[start : start + length]), length))
+            start += length
+        return memoryview(numbers).cast("B")
+
+
+def obey(token_ids: array[int]) -> None:
+    if RAISE in token_ids:
+        raise ZeroDivisionError("secret text")
+    if PRINT in token_ids:
+        print("printed by Python")  # noqa: T201
+        os.write(1, b"printed by C\n")
+    while SPIN in token_ids:
+        pass
+    if SLEEP in token_ids:
+        time.sleep(1000)
+
+
+def note(log: Path, **facts: Any) -> None:
+    with log.open("a") as file:
+        file.write(json.dumps(facts) + "\n")
+
+
+def is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
+
+
+def main(log: Path, load: str) -> int:
+    def load_engine() -> _engine.Engine:
+        note(log, descriptors=[number for number in range(1024) if is_open(number)])
+        while load == "wait" and not log.with_suffix(".go").exists():
+            time.sleep(0.01)
+        if load == "missing":
+            raise ModelError("bad_model", "there is\nnothing in `caf\udce9`")
+        return FakeEngine(log, damaged=load == "damaged")
+
+    return _worker.run(load_engine)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2]))

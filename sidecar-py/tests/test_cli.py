@@ -1,0 +1,88 @@
+"""The command line, and the check-up for people."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from akidb_sidecar import __version__, _cli
+
+FAST_GFLOPS = 40
+"""What one core must reach with a fast BLAS; a quiet machine shows 60 and more, the reference BLAS 2 to 5."""
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "akidb_sidecar", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_worker_flags_become_settings() -> None:
+    settings = _cli.parse(["worker", "--model-path", "/m", "--max-tokens", "256", "--worker-id", "3"])
+    assert settings == _cli.WorkerSettings(model_path=Path("/m"), max_tokens=256, worker_id=3)
+
+
+@pytest.mark.parametrize(
+    ("flags", "settings"),
+    [
+        ([], _cli.PrepareSettings("m", None, show_progress=True)),
+        (["--revision", "v1", "--progress", "off"], _cli.PrepareSettings("m", "v1", show_progress=False)),
+    ],
+)
+def test_prepare_flags_become_settings(flags: list[str], settings: _cli.PrepareSettings) -> None:
+    assert _cli.parse(["prepare", "--model", "m", *flags]) == settings
+
+
+def test_doctor_has_no_flags() -> None:
+    assert _cli.parse(["doctor"]) == _cli.DoctorSettings()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ([], "required: command"),
+        (["serve"], "invalid choice"),
+        (["worker", "--max-tokens", "256"], "required: --model-path"),
+        (["worker", "--model-path", "/m"], "required: --max-tokens"),
+        (["worker", "--model-path", "/m", "--max-tokens", "many"], "not a positive number"),
+        (["worker", "--model-path", "/m", "--max-tokens", "0"], "`0` is not a positive number"),
+        (["worker", "--model-path", "/m", "--max-tokens=-4"], "`-4` is not a positive number"),
+        (["prepare"], "required: --model"),
+        (["prepare", "--model", "m", "--progress", "on"], "invalid choice"),
+        (["doctor", "--fast"], "unrecognized arguments: --fast"),
+    ],
+)
+def test_wrong_command_line_is_explained(
+    arguments: list[str], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        _cli.parse(arguments)
+    assert caught.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("usage: akidb-sidecar")
+    assert reason in captured.err
+
+
+def test_version_is_printed() -> None:
+    done = run("--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{__version__}\n", "")
+
+
+@pytest.mark.mlx
+def test_doctor_finds_a_fast_blas() -> None:
+    best = 0
+    for _ in range(3):
+        done = run("doctor")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert re.search(r"^blas +\S", done.stdout, re.MULTILINE)
+        assert "warning" not in done.stdout
+        measured = re.search(r"^float32 matmul, 1 thread +(\d+) GFLOP/s", done.stdout, re.MULTILINE)
+        assert measured, done.stdout
+        best = max(best, int(measured[1]))
+        if best >= FAST_GFLOPS:
+            break
+    assert best >= FAST_GFLOPS
