@@ -11,7 +11,7 @@ UV_SYNC := cd sidecar-py && UV_PYTHON_DOWNLOADS=never ../$(UV) sync --locked --p
 IN_VENV := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev build run test lint lint-rust lint-python audit test-rust test-python doctor golden clean
+.PHONY: help setup setup-dev build run test lint lint-rust lint-python audit test-rust test-python guard doctor golden clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -44,7 +44,7 @@ build: ## Build target/release/akidb-gateway
 run: setup build ## Serve all-minilm-l6-v2 on 127.0.0.1:8080 with two workers; more flags in ARGS="..."
 	@exec target/release/akidb-gateway --model all-minilm-l6-v2 --workers 2 $(ARGS)
 
-test: setup-dev lint audit test-rust test-python ## Check everything: format, lints, licences, advisories, tests
+test: setup-dev lint audit test-rust test-python guard ## Check everything: format, lints, licences, advisories, tests
 
 lint: lint-rust lint-python ## Format and lints of both languages
 
@@ -65,6 +65,9 @@ test-rust: setup-dev
 
 test-python: setup-dev
 	cd sidecar-py && .venv/bin/pytest
+
+guard: setup-dev ## Count the instructions of the inner loops; more than committed fails
+	scripts/instructions
 
 doctor: setup ## Say how fast this machine multiplies matrices
 	@$(VENV)/bin/python -m akidb_sidecar doctor

@@ -4,9 +4,9 @@
 //! * `operations`: `/health`, `/livez`, `/readyz`, `/metrics`.
 //! * `respond`: the one table from errors to status codes and bodies.
 
-mod native;
+pub(crate) mod native;
 mod operations;
-mod respond;
+pub(crate) mod respond;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;

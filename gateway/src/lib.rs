@@ -24,6 +24,7 @@
 //! * [`model`]: which model, and what its files say.
 //! * [`cli`], [`config`]: flags as typed, and what they mean.
 //! * `job`: one text on its way, from the manager to a worker's answer.
+//! * `benchmark`: the inner functions that benchmarks measure; no part of the API.
 //! * [`error`], `machine`, `metrics`, `shutdown`: leaves.
 //!
 //! # Example
@@ -44,6 +45,8 @@
 //! # }
 //! ```
 
+#[doc(hidden)]
+pub mod benchmark;
 pub mod cli;
 pub mod config;
 pub mod error;

@@ -5,7 +5,7 @@
 //! ready workers, so that a large request is computed by all of them at once. Jobs whose client has gone or whose
 //! deadline has passed are dropped on the way.
 
-mod packing;
+pub(crate) mod packing;
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -4,6 +4,8 @@
 //! Answer: `{"embeddings": [[f32]], "model": str, "dimension": int,
 //! "usage": {"total_tokens": int, "truncated": int, "duration_ms": float}}`. Unknown keys are ignored.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -13,7 +15,13 @@ use serde::{Deserialize, Serialize};
 use super::respond::{self, RequestError};
 use super::{Context, read_body};
 use crate::Pooling;
-use crate::manager::{EmbedRequest, Embeddings};
+use crate::error::EmbedError;
+use crate::manager::{EmbedRequest, Embeddings, ModelInfo};
+
+/// Answers with more numbers than this are written off the async threads: that takes a millisecond.
+const INLINE_NUMBERS: usize = 16 * 1024;
+/// Length of a number in JSON, comma included, rounded up.
+const BYTES_PER_NUMBER: usize = 14;
 
 #[derive(Deserialize)]
 struct EmbedBody {
@@ -48,18 +56,35 @@ pub(super) async fn embed(
         Err(error) => Err(error),
     };
     let request = parsed.inspect_err(|_error| manager.count_refused())?;
-    let Embeddings { vectors, total_tokens, truncated, duration } = manager.embed_request(request).await?;
-    let info = manager.model_info();
-    let answer = EmbedAnswer {
-        embeddings: &vectors,
-        model: &info.model,
-        dimension: info.dimension,
-        usage: Usage { total_tokens, truncated, duration_ms: duration.as_secs_f64() * 1000.0 },
+    let texts = request.texts.len();
+    let embeddings = manager.embed_request(request).await?;
+    let manager = Arc::clone(manager);
+    let write = move || write(&embeddings, manager.model_info());
+    let numbers = context.manager.model_info().dimension * texts;
+    let body = if numbers <= INLINE_NUMBERS {
+        write()
+    } else {
+        tokio::task::spawn_blocking(write).await.map_err(|_panic| EmbedError::Internal)?
     };
-    Ok(respond::json(StatusCode::OK, &answer))
+    Ok(respond::content(StatusCode::OK, respond::JSON, body))
 }
 
-fn parse(body: &[u8]) -> Result<EmbedRequest, RequestError> {
+/// The answer's JSON.
+pub(crate) fn write(embeddings: &Embeddings, info: &ModelInfo) -> Vec<u8> {
+    let Embeddings { vectors, total_tokens, truncated, duration } = embeddings;
+    let usage = Usage {
+        total_tokens: *total_tokens,
+        truncated: *truncated,
+        duration_ms: duration.as_secs_f64() * 1000.0,
+    };
+    let answer = EmbedAnswer { embeddings: vectors, model: &info.model, dimension: info.dimension, usage };
+    let numbers: usize = vectors.iter().map(Vec::len).sum();
+    let mut body = Vec::with_capacity(numbers * BYTES_PER_NUMBER + 256);
+    serde_json::to_writer(&mut body, &answer).expect("our own answers are valid JSON: this is a bug");
+    body
+}
+
+pub(crate) fn parse(body: &[u8]) -> Result<EmbedRequest, RequestError> {
     let EmbedBody { texts, model, pooling, normalize } =
         serde_json::from_slice(body).map_err(|error| match error.classify() {
             serde_json::error::Category::Data => RequestError::InvalidRequest(describe(&error)),

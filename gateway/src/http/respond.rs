@@ -8,12 +8,14 @@ use serde::Serialize;
 
 use crate::error::EmbedError;
 
+/// Content type of every JSON answer.
+pub(super) const JSON: &str = "application/json";
 /// Name of the header that carries the request id.
 const REQUEST_ID_HEADER: &str = "x-request-id";
 
 /// Why a request was refused: by HTTP, by its JSON, or by the embedding itself.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum RequestError {
+pub(crate) enum RequestError {
     #[error("there is nothing at this path; embeddings are at POST /api/v1/embed")]
     NotFound,
     #[error("this path takes {allowed} requests only")]
@@ -118,7 +120,7 @@ pub(super) fn error(error: &RequestError, id: &RequestId) -> Response<Full<Bytes
 /// A JSON answer.
 pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Response<Full<Bytes>> {
     let bytes = serde_json::to_vec(body).expect("our own answers are valid JSON: this is a bug");
-    content(status, "application/json", bytes)
+    content(status, JSON, bytes)
 }
 
 /// An answer of any type.

@@ -10,12 +10,12 @@ use crate::job::Job;
 /// How many later texts may be put into a batch before an earlier one.
 pub(super) const MOST_OVERTAKEN: u8 = 8;
 /// How far behind a text that does not fit others are looked at.
-const LOOK_AHEAD: usize = 64;
+const LOOK_AHEAD: usize = 16;
 /// A share of the queue is not made smaller than this for the sake of an idle worker, in tokens.
 const SMALLEST_SHARE_TOKENS: usize = 128;
 
 /// What packing needs to know of a queued text.
-pub(super) trait Packable {
+pub(crate) trait Packable {
     /// Length in tokens.
     fn tokens(&self) -> usize;
     /// Whether two texts may be computed in one batch.
@@ -52,7 +52,7 @@ pub(super) fn budget(queued_tokens: usize, workers: usize, max_tokens: usize) ->
 
 /// Takes texts off the queue that fit together and into `max_tokens`. The first one always fits. Unwanted texts are
 /// dropped.
-pub(super) fn take_batch<T: Packable>(queue: &mut VecDeque<T>, max_tokens: usize) -> Vec<T> {
+pub(crate) fn take_batch<T: Packable>(queue: &mut VecDeque<T>, max_tokens: usize) -> Vec<T> {
     let mut batch: Vec<T> = Vec::new();
     let mut skipped: VecDeque<T> = VecDeque::new();
     let mut tokens = 0;
@@ -71,7 +71,8 @@ pub(super) fn take_batch<T: Packable>(queue: &mut VecDeque<T>, max_tokens: usize
         } else {
             skipped.push_back(next);
         }
-        let patience_is_over = skipped.iter_mut().any(|passed| *passed.overtaken() >= MOST_OVERTAKEN);
+        // Whoever passes a later one passes the first one, too, so that one is overtaken most often.
+        let patience_is_over = skipped.front_mut().is_some_and(|first| *first.overtaken() >= MOST_OVERTAKEN);
         if tokens >= max_tokens || patience_is_over || skipped.len() >= LOOK_AHEAD {
             break;
         }

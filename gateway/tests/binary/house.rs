@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use crate::support;
 
 /// Modules of the gateway, each before those that it may import.
-const DOWNSTREAM: [&str; 16] = [
+const DOWNSTREAM: [&str; 17] = [
+    "benchmark",
     "config",
     "cli",
     "http",

@@ -1,0 +1,59 @@
+//! The inner functions that benchmarks measure, and that no user of the library needs.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::http::native;
+use crate::manager::{Embeddings, ModelInfo};
+use crate::scheduler::packing::{self, Packable};
+
+/// Parses the body of a request; returns its number of texts, 0 for a bad one.
+#[must_use]
+pub fn parse_request(body: &[u8]) -> usize {
+    native::parse(body).map_or(0, |request| request.texts.len())
+}
+
+/// Writes the body of an answer.
+#[must_use]
+pub fn write_answer(vectors: Vec<Vec<f32>>) -> Vec<u8> {
+    let dimension = vectors.first().map_or(0, Vec::len);
+    let info = ModelInfo { model: "all-minilm-l6-v2".to_owned(), dimension, max_tokens: 256 };
+    let embeddings =
+        Embeddings { vectors, total_tokens: 1, truncated: 0, duration: Duration::from_millis(5) };
+    native::write(&embeddings, &info)
+}
+
+/// Forms batches of at most `max_tokens` of texts of these lengths; returns how many.
+#[must_use]
+pub fn form_batches(lengths: &[usize], max_tokens: usize) -> usize {
+    let mut queue: VecDeque<Text> =
+        lengths.iter().map(|tokens| Text { tokens: *tokens, overtaken: 0 }).collect();
+    let mut batches = 0;
+    while !queue.is_empty() {
+        batches += usize::from(!packing::take_batch(&mut queue, max_tokens).is_empty());
+    }
+    batches
+}
+
+struct Text {
+    tokens: usize,
+    overtaken: u8,
+}
+
+impl Packable for Text {
+    fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    fn fits_with(&self, _other: &Self) -> bool {
+        true
+    }
+
+    fn is_wanted(&self) -> bool {
+        true
+    }
+
+    fn overtaken(&mut self) -> &mut u8 {
+        &mut self.overtaken
+    }
+}
