@@ -58,7 +58,7 @@ pub struct Ready {
     pub warnings: Vec<String>,
     /// Tokens in the warm-up batch.
     pub warm_up_tokens: u32,
-    /// Time the warm-up batch took, in seconds.
+    /// Time the warm-up batch took when it was computed once more, in seconds.
     pub warm_up_seconds: f64,
 }
 
