@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 use crate::error::{EmbedError, StartError};
 use crate::job::{Answer, Job, Reply};
 use crate::machine;
-use crate::metrics::{Metrics, Status};
+use crate::metrics::{Metrics, Phase, Status};
 use crate::model::{self, Model};
 use crate::pool::{self, Pool};
 use crate::scheduler::{self, Scheduler};
@@ -237,7 +237,9 @@ impl EmbeddingManager {
         self.metrics.batch_size.observe(request.texts.len() as f64);
         let deadline = arrived + self.request_timeout;
         let pooling = request.pooling.unwrap_or(self.default_pooling);
+        let started = Instant::now();
         let tokens = self.tokenizer.tokenize(request.texts).await?;
+        self.metrics.phase_took(Phase::Tokenize, started.elapsed().as_secs_f64());
         let total_tokens = tokens.iter().map(|tokens| tokens.ids.len() as u64).sum();
         let truncated = tokens.iter().filter(|tokens| tokens.truncated).count();
         let raw_vectors = self.compute(tokens, pooling, deadline).await?;
@@ -372,6 +374,14 @@ impl EmbeddingManager {
     #[must_use]
     pub fn metrics_text(&self) -> String {
         self.metrics.encode()
+    }
+
+    /// Does a part of a request's work and notes how long it took.
+    pub(crate) fn timed<T>(&self, phase: Phase, work: impl FnOnce() -> T) -> T {
+        let started = Instant::now();
+        let result = work();
+        self.metrics.phase_took(phase, started.elapsed().as_secs_f64());
+        result
     }
 
     /// Counts a request that was refused before it reached [`Self::embed_request`].

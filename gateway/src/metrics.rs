@@ -15,6 +15,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 const LATENCY_BUCKETS_SECONDS: [f64; 8] = [0.01, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0];
 const BATCH_SIZE_BUCKETS: [f64; 6] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0];
+const PHASE_BUCKETS_SECONDS: [f64; 8] = [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3];
 const WAIT_BUCKETS_SECONDS: [f64; 6] = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5];
 
 /// How a request ended.
@@ -67,6 +68,36 @@ impl RestartReason {
         [Self::Exit, Self::Signal, Self::ProtocolError, Self::Heartbeat, Self::StartTimeout, Self::Spawn];
 }
 
+/// Where the time of a request goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// JSON to texts, per request.
+    Parse,
+    /// Texts to token ids, per request.
+    Tokenize,
+    /// A batch between gateway and worker: frames, sockets, and its wait behind the batch before it.
+    Transfer,
+    /// The forward pass, per batch, as the worker measured it.
+    Compute,
+    /// Vectors to JSON, per request.
+    Write,
+}
+
+impl Phase {
+    const ALL: [(Self, &'static str); 5] = [
+        (Self::Parse, "parse"),
+        (Self::Tokenize, "tokenize"),
+        (Self::Transfer, "transfer"),
+        (Self::Compute, "compute"),
+        (Self::Write, "write"),
+    ];
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PhaseLabel {
+    phase: &'static str,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct StatusLabel {
     status: &'static str,
@@ -83,6 +114,7 @@ pub(crate) struct Metrics {
     registry: Registry,
     requests: Family<StatusLabel, Counter>,
     restarts: Family<ReasonLabel, Counter>,
+    phases: [Histogram; Phase::ALL.len()],
     /// Time from the arrival of a request's texts to its vectors.
     pub(crate) latency_seconds: Histogram,
     /// Texts per request.
@@ -108,6 +140,7 @@ impl Metrics {
             registry: Registry::default(),
             requests: Family::default(),
             restarts: Family::default(),
+            phases: std::array::from_fn(|_| Histogram::new(PHASE_BUCKETS_SECONDS)),
             latency_seconds: Histogram::new(LATENCY_BUCKETS_SECONDS),
             batch_size: Histogram::new(BATCH_SIZE_BUCKETS),
             gil_wait_seconds: Histogram::new(WAIT_BUCKETS_SECONDS),
@@ -148,6 +181,18 @@ impl Metrics {
             "Requests admitted and not yet wholly at a worker",
             self.queue_depth.clone(),
         );
+        let phases = Family::<PhaseLabel, Histogram, _>::new_with_constructor(|| {
+            Histogram::new(PHASE_BUCKETS_SECONDS)
+        });
+        for (phase, name) in Phase::ALL {
+            self.phases[phase as usize] = phases.get_or_create_owned(&PhaseLabel { phase: name });
+        }
+        registry.register_with_unit(
+            "akidb_embedding_phase",
+            "Where the time goes: parse, tokenize and write per request, transfer and compute per batch",
+            Unit::Seconds,
+            phases,
+        );
         registry.register("akidb_workers_ready", "Workers that can take a batch", self.workers_ready.clone());
         registry.register("akidb_worker_restarts", "Workers started again", self.restarts.clone());
         registry.register(
@@ -166,6 +211,11 @@ impl Metrics {
             ("model".to_owned(), model.to_owned()),
         ];
         registry.register("akidb_build", "The program and the model it serves", Info::new(labels));
+    }
+
+    /// Notes how long a phase took.
+    pub(crate) fn phase_took(&self, phase: Phase, seconds: f64) {
+        self.phases[phase as usize].observe(seconds);
     }
 
     /// Counts a request that was answered.
@@ -207,6 +257,7 @@ mod tests {
             "akidb_embedding_gil_wait_seconds_bucket{le=\"0.001\"} 0",
             "akidb_embedding_queue_depth 0",
             "akidb_workers_ready 0",
+            "akidb_embedding_phase_seconds_bucket{le=\"0.0001\",phase=\"compute\"} 0",
             "akidb_worker_restarts_total{reason=\"signal\"} 1",
             "# EOF",
         ] {

@@ -18,7 +18,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::error::EmbedError;
 use crate::job::Job;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Phase};
 
 /// How often a job may be run again after the worker that computed it was lost.
 const MAX_RETRIES: u8 = 2;
@@ -196,6 +196,13 @@ impl Pool {
         self.shared.metrics.retries.inc_by(jobs.len() as u64);
         self.members().lost.extend(jobs.into_iter().map(|job| vec![job]));
         self.capacity_freed();
+    }
+
+    /// Notes how long a batch was away, and how much of that its computation took.
+    pub(crate) fn batch_took(&self, away_seconds: f64, compute_seconds: f64) {
+        let metrics = &self.shared.metrics;
+        metrics.phase_took(Phase::Compute, compute_seconds);
+        metrics.phase_took(Phase::Transfer, (away_seconds - compute_seconds).max(0.0));
     }
 
     fn try_reserve(&self) -> Option<Permit> {

@@ -17,6 +17,7 @@ use super::{Context, read_body};
 use crate::Pooling;
 use crate::error::EmbedError;
 use crate::manager::{EmbedRequest, Embeddings, ModelInfo};
+use crate::metrics::Phase;
 
 /// Answers with more numbers than this are written off the async threads: that takes a millisecond.
 const INLINE_NUMBERS: usize = 16 * 1024;
@@ -52,14 +53,14 @@ pub(super) async fn embed(
 ) -> Result<Response<Full<Bytes>>, RequestError> {
     let manager = &context.manager;
     let parsed = match read_body(request, &context.config).await {
-        Ok(body) => parse(&body),
+        Ok(body) => manager.timed(Phase::Parse, || parse(&body)),
         Err(error) => Err(error),
     };
     let request = parsed.inspect_err(|_error| manager.count_refused())?;
     let texts = request.texts.len();
     let embeddings = manager.embed_request(request).await?;
     let manager = Arc::clone(manager);
-    let write = move || write(&embeddings, manager.model_info());
+    let write = move || manager.timed(Phase::Write, || write(&embeddings, manager.model_info()));
     let numbers = context.manager.model_info().dimension * texts;
     let body = if numbers <= INLINE_NUMBERS {
         write()

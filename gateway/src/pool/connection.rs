@@ -64,6 +64,7 @@ pub(crate) struct Settings {
 struct InFlight {
     batch_id: u64,
     begun: bool,
+    sent: Instant,
     assignment: Assignment,
 }
 
@@ -153,7 +154,7 @@ impl Connection {
         GatewayCodec::default()
             .encode(GatewayMessage::Embed(embed), &mut frame)
             .expect("a batch is far smaller than the longest frame: this is a bug");
-        self.in_flight.push_back(InFlight { batch_id, begun: false, assignment });
+        self.in_flight.push_back(InFlight { batch_id, begun: false, sent: Instant::now(), assignment });
         frame.freeze()
     }
 
@@ -173,23 +174,24 @@ impl Connection {
         Ok(())
     }
 
-    fn take(&mut self, batch_id: u64) -> Result<Assignment, ProtocolFault> {
+    fn take(&mut self, batch_id: u64) -> Result<InFlight, ProtocolFault> {
         let position = self.in_flight.iter().position(|batch| batch.batch_id == batch_id);
         let batch = position.and_then(|position| self.in_flight.remove(position));
-        Ok(batch.ok_or(ProtocolFault::UnknownBatch(batch_id))?.assignment)
+        batch.ok_or(ProtocolFault::UnknownBatch(batch_id))
     }
 
     /// Gives every job its vector.
     fn deliver(&mut self, message: &Vectors) -> Result<(), ProtocolFault> {
         let expected_dimension = self.settings.dimension;
-        let Vectors { batch_id, count, dimension, ref vectors, .. } = *message;
+        let Vectors { batch_id, count, dimension, compute_seconds, ref vectors } = *message;
         let batch = self.in_flight.iter().find(|batch| batch.batch_id == batch_id);
         let expected_count = batch.ok_or(ProtocolFault::UnknownBatch(batch_id))?.assignment.jobs.len();
         if count as usize != expected_count || dimension as usize != expected_dimension {
             return Err(ProtocolFault::WrongShape { count, dimension, expected_count, expected_dimension });
         }
-        let Assignment { jobs, permit, .. } = self.take(batch_id)?;
+        let InFlight { assignment: Assignment { jobs, permit, .. }, sent, .. } = self.take(batch_id)?;
         drop(permit);
+        self.pool.batch_took(sent.elapsed().as_secs_f64(), compute_seconds);
         self.batches_answered += 1;
         for (position, job) in jobs.into_iter().enumerate() {
             let start = position * expected_dimension * 4;
@@ -206,7 +208,7 @@ impl Connection {
 
     /// The model raised an error: the texts of the batch run again one by one, so that only the culprit fails.
     fn fail(&mut self, failed: &Failed) -> Result<(), ProtocolFault> {
-        let Assignment { mut jobs, permit, .. } = self.take(failed.batch_id)?;
+        let Assignment { mut jobs, permit, .. } = self.take(failed.batch_id)?.assignment;
         drop(permit);
         tracing::warn!(
             worker = self.settings.worker,
