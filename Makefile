@@ -7,7 +7,7 @@ ARGS ?=
 
 VENV := sidecar-py/.venv
 UV := .tools/bin/uv
-UV_SYNC := cd sidecar-py && UV_PYTHON_DOWNLOADS=never ../$(UV) sync --locked --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')"
+UV_SYNC := cd sidecar-py && UV_PYTHON_DOWNLOADS=never UV_SYSTEM_CERTS=true ../$(UV) sync --locked --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')"
 IN_VENV := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 
 .DEFAULT_GOAL := help
