@@ -6,8 +6,10 @@ Layout, in the order in which a batch passes:
 * ``_worker``: read a batch, embed it, write the answer.
 * ``_connection``, ``_protocol``: frames over standard input; the specification is the documentation of the
   gateway's protocol crate.
-* ``_engine``: what an engine is. ``_mlx_engine`` is the only one, and the only one to import MLX, with
-  ``models/``, ``_pooling`` and ``_blas``.
+* ``_engine``: what an engine is. ``_mlx_engine`` loads a model and has MLX compute it, with ``models/``,
+  ``_pooling`` and ``_blas``, or gives it to ``_kernel_engine``, which computes on a CPU with ``_kernels`` and
+  ``native/``.
+* ``_native``: C sources to libraries.
 * ``_prepare``, ``_hub``: where a model's files are. ``_doctor``: a check-up for people.
 """
 

@@ -9,7 +9,7 @@ import sys
 import time
 from importlib.metadata import version
 
-from akidb_sidecar import __version__, _blas
+from akidb_sidecar import __version__, _blas, _kernels
 
 SIDE = 2048
 ROUNDS = 7
@@ -36,6 +36,7 @@ def run() -> int:
     _report("mlx", version("mlx"))
     _report("device", str(mx.default_device()))
     _report("blas", f"{blas.name} ({prepared})")
+    _report("kernels", _kernels.prepare())
     cores = os.cpu_count() or 1
     for threads in sorted({1, cores}):
         blas.set_threads(threads)

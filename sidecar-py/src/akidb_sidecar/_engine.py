@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from akidb_sidecar._errors import BatchError
+
 Pooling = Literal["mean", "cls", "last"]
 
 
@@ -30,6 +32,20 @@ class Batch:
     pooling: Pooling
     threads: int = 0
     """Threads to compute with; 0 leaves it to the engine."""
+
+    def check(self, vocabulary: int, longest_text: int) -> None:
+        """Raise :class:`BatchError` unless every index into a model's tables of these sizes is in range."""
+        lengths, token_ids = memoryview(self.lengths).cast("I"), memoryview(self.token_ids).cast("I")
+        if not lengths:
+            raise BatchError("the batch has no text")
+        if min(lengths) == 0:
+            raise BatchError("a text has no tokens")
+        if max(lengths) > longest_text:
+            raise BatchError(f"a text has {max(lengths)} tokens, the model has places for {longest_text}")
+        if sum(lengths) != len(token_ids):
+            raise BatchError(f"the batch has {len(token_ids)} token ids, its texts have {sum(lengths)}")
+        if max(token_ids) >= vocabulary:
+            raise BatchError(f"token id {max(token_ids)} is not in the model's vocabulary of {vocabulary}")
 
 
 class Engine(Protocol):

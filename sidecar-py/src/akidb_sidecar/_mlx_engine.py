@@ -1,4 +1,4 @@
-"""The engine: an MLX model, its files, and what surrounds its forward pass."""
+"""Loading a model, the choice of what computes it, and the engine that has MLX compute it."""
 
 from __future__ import annotations
 
@@ -8,16 +8,20 @@ from array import array
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from akidb_sidecar import _blas
-from akidb_sidecar._engine import Batch, EngineInfo
+from akidb_sidecar import _blas, _kernels
+from akidb_sidecar._engine import Batch, Engine, EngineInfo
 from akidb_sidecar._errors import ModelError, OutputError
+from akidb_sidecar._kernel_engine import KernelEngine
+from akidb_sidecar._native import BuildError
 
-_BLAS = _blas.load()  # before MLX is imported: the first library to define a symbol wins
+BLAS = _blas.load()  # before MLX is imported: the first library to define a symbol wins
 
 import mlx.core as mx  # noqa: E402
 
+from akidb_sidecar._buffers import to_bytes, to_mlx  # noqa: E402
 from akidb_sidecar._pooling import pool  # noqa: E402
 from akidb_sidecar._weights import Weights  # noqa: E402
+from akidb_sidecar.models._bert_kernels import KernelBert  # noqa: E402
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,21 +33,38 @@ CACHE_LIMIT_BYTES = 64 * 1024 * 1024
 """Freed buffers that MLX may keep: with varied shapes its cache would grow without end."""
 
 
-def load(model_path: Path, max_tokens: int) -> MlxEngine:
+def load(model_path: Path, max_tokens: int) -> Engine:
     """Load the model from a directory in Hugging Face layout."""
     mx.set_cache_limit(CACHE_LIMIT_BYTES)
     config = _read_config(model_path)
     model_type = config.get("model_type")
     if model_type not in MODEL_TYPES:
         supported = ", ".join(f"`{name}`" for name in MODEL_TYPES)
-        raise ModelError("unsupported_model", f"model type `{model_type}` is not supported; supported are {supported}")
-    module = importlib.import_module(f"akidb_sidecar.models.{model_type}")
-    weights = Weights.read(model_path)
+        raise ModelError(
+            "unsupported_model", f"model type `{model_type}` is not supported; supported are {supported}"
+        )
     try:
-        model: Model = module.load(config, weights)
+        engine = _choose(model_type, config, Weights.read(model_path), max_tokens)
     except KeyError as error:
         raise ModelError("bad_model", f"`config.json` has no {error}") from error
-    return MlxEngine(model, model_type, max_tokens)
+    mx.clear_cache()
+    return engine
+
+
+def _choose(model_type: str, config: dict[str, object], weights: Weights, max_tokens: int) -> Engine:
+    """Decide what computes the model: our own kernels on a CPU where they can, else MLX."""
+    module = importlib.import_module(f"akidb_sidecar.models.{model_type}")
+    if model_type != "bert" or _is_on_gpu() or _blas.is_off():
+        return MlxEngine(module.load(config, weights), model_type, max_tokens)
+    parameters = module.read(config, weights)
+    try:
+        kernels = _kernels.load()
+    except BuildError as error:
+        warning = f"MLX computes the model, which takes two to four times as long as our kernels: {error}"
+        return MlxEngine(module.Bert(parameters), model_type, max_tokens, (warning,))
+    if not KernelBert.fits(kernels, parameters):
+        return MlxEngine(module.Bert(parameters), model_type, max_tokens)
+    return KernelEngine(KernelBert(kernels, parameters), model_type, max_tokens, kernels.name)
 
 
 def _read_config(model_path: Path) -> dict[str, object]:
@@ -61,39 +82,46 @@ def _read_config(model_path: Path) -> dict[str, object]:
 class MlxEngine:
     """Runs a model over packed batches."""
 
-    def __init__(self, model: Model, model_type: str, max_tokens: int) -> None:
+    def __init__(
+        self, model: Model, model_type: str, max_tokens: int, warnings: tuple[str, ...] = ()
+    ) -> None:
         self._model = model
         self._threads = 0
-        on_gpu = mx.default_device() == mx.Device(mx.gpu)
+        on_gpu = _is_on_gpu()
         self.info = EngineInfo(
             model_type=model_type,
             dimension=model.dimension,
             max_tokens=max_tokens,
             device="gpu" if on_gpu else "cpu",
             dtype=str(model.dtype).removeprefix("mlx.core."),
-            blas=_BLAS.name,
-            warnings=() if on_gpu else _BLAS.warnings,
+            blas=BLAS.name,
+            warnings=() if on_gpu else BLAS.warnings + warnings,
         )
 
     def embed(self, batch: Batch) -> memoryview:
         """Return raw vectors; raise :class:`OutputError` when one of them cannot be right."""
+        batch.check(self._model.vocabulary, self._model.longest_text)
         self._use_threads(batch.threads)
         token_ids, lengths, order = _sorted_by_length(batch)
         hidden = self._model(token_ids, lengths)
         starts = array("I", accumulate(lengths, initial=0))[:-1]
-        vectors = pool(hidden, batch.pooling, mx.array(starts), mx.array(lengths))
+        vectors = pool(hidden, batch.pooling, to_mlx(starts), to_mlx(lengths))
         vectors = mx.contiguous(vectors[order].astype(mx.float32))
         squares = mx.sum(vectors * vectors, axis=1)
         usable = mx.all((squares > 0) & (squares < mx.inf))
         mx.eval(vectors, usable)
         if not usable.item():
             raise OutputError("a vector is not finite, or zero")
-        return memoryview(vectors).cast("B")
+        return to_bytes(vectors)
 
     def _use_threads(self, threads: int) -> None:
         if threads not in (0, self._threads):
-            _BLAS.set_threads(threads)
+            BLAS.set_threads(threads)
             self._threads = threads
+
+
+def _is_on_gpu() -> bool:
+    return mx.default_device() == mx.Device(mx.gpu)
 
 
 def _sorted_by_length(batch: Batch) -> tuple[mx.array, array[int], mx.array]:
@@ -106,4 +134,4 @@ def _sorted_by_length(batch: Batch) -> tuple[mx.array, array[int], mx.array]:
     place = array("I", bytes(4 * len(lengths)))
     for position, text in enumerate(by_length):
         place[text] = position
-    return mx.array(memoryview(ordered).cast("I")), array("I", sorted(lengths)), mx.array(place)
+    return to_mlx(memoryview(ordered).cast("I")), array("I", sorted(lengths)), to_mlx(place)

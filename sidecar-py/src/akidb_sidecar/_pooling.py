@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 def pool(hidden: mx.array, pooling: Pooling, starts: mx.array, lengths: mx.array) -> mx.array:
     """Pool packed token vectors.
 
-    ``hidden`` is ``(tokens, dimension)``, text after text; ``starts`` and ``lengths`` are ``(texts,)`` in tokens.
+    ``hidden`` is ``(tokens, dimension)``, text after text; ``starts`` and ``lengths`` are ``(texts,)`` in
+    tokens.
     Returns ``(texts, dimension)``.
     """
     if pooling == "cls":

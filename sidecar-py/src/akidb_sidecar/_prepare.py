@@ -42,9 +42,10 @@ def run(settings: PrepareSettings) -> int:
     except ModelError as error:
         _print_json({"error": {"code": error.code, "message": error.message}})
         return EXIT_CONFIGURATION
-    from akidb_sidecar import _blas  # noqa: PLC0415
+    from akidb_sidecar import _blas, _kernels  # noqa: PLC0415
 
     _blas.prepare()
+    _kernels.prepare()
     _print_json(asdict(prepared))
     return 0
 

@@ -51,9 +51,9 @@ class Weights:
         return self._prefix + name in self._tensors
 
     def take(self, name: str, *shape: int) -> mx.array:
-        """Return a tensor, which must have this shape."""
+        """Return a tensor, which must have this shape, and forget it."""
         full_name = self._prefix + name
-        tensor = self._tensors.get(full_name)
+        tensor = self._tensors.pop(full_name, None)
         if tensor is None:
             raise ModelError("bad_model", f"the weights have no tensor `{full_name}`")
         if tensor.shape != shape:

@@ -15,6 +15,9 @@ class Model(Protocol):
 
     dimension: int
     dtype: mx.Dtype
+    vocabulary: int
+    longest_text: int
+    """In tokens: what its table of positions holds."""
 
     def __call__(self, token_ids: mx.array, lengths: array[int]) -> mx.array:
         """Return ``(tokens, dimension)`` for texts laid one after the other, ``lengths`` in tokens."""

@@ -1,9 +1,9 @@
 """Bidirectional attention over packed texts, without padding the rest of the network.
 
-Texts lie one after the other, sorted by length. Neighbours of nearly the same length form a *group*; only inside
-a group are they padded, to its longest text, so the waste is bounded by :data:`LARGEST_WASTE`. Which rows go where
-is computed once per batch and serves every layer: one gather brings queries, keys and values into the layout of
-all groups, one gather brings the results back.
+Texts lie one after the other, sorted by length. Neighbours of nearly the same length form a *group*; only
+inside a group are they padded, to its longest text, so the waste is bounded by :data:`LARGEST_WASTE`. Which
+rows go where is computed once per batch and serves every layer: one gather brings queries, keys and values
+into the layout of all groups, one gather brings the results back.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
+from akidb_sidecar._buffers import to_mlx
 from akidb_sidecar.models._functions import softmax_weights
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class PackedAttention:
                 rows = mx.arange(token, token + group_tokens).reshape(texts, longest)
                 places = mx.arange(padded_token, padded_token + group_tokens)
             else:
-                sizes = mx.array(group_lengths)[:, None]
+                sizes = to_mlx(group_lengths)[:, None]
                 columns = mx.arange(longest)[None, :]
                 starts = mx.cumsum(sizes, axis=0) - sizes
                 # Padding repeats a text's last token, so that it never holds the largest score alone.
@@ -96,7 +97,7 @@ class PackedAttention:
         return (rows[None, :, None, :] * (3 * self._heads) + parts + heads).reshape(-1)
 
     def _target_rows(self, places: mx.array, first: int, longest: int) -> mx.array:
-        """Rows of the results, laid out (texts, heads, longest) group by group, in the order (tokens, heads)."""
+        """Rows of the results in the order (tokens, heads); a group is laid out (texts, heads, longest)."""
         places = places - first
         text, position = places // longest, places % longest
         heads = mx.arange(self._heads)[None, :]

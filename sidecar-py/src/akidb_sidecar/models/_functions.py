@@ -1,14 +1,14 @@
 """Transcendental functions, each in the form that is fastest on the device.
 
-On a GPU MLX's own kernels stay. On a CPU they cost 12 ns (``exp``) to 26 ns (``erf``) an element, where a product
-costs 0.15 ns, so there the functions are made of products, sums and one quotient. Measured on one core of a Zen 4
-server over 1024 x 1536 elements:
+On a GPU MLX's own kernels stay. On a CPU they cost 12 ns (``exp``) to 26 ns (``erf``) an element, where a
+product costs 0.15 ns, so there the functions are made of products, sums and one quotient. Measured on one
+core of a Zen 4 server over 1024 x 1536 elements:
 
 * :func:`gelu` 4 ns instead of 28 ns an element; largest error 2e-6.
 * :func:`softmax_weights` 4 ns instead of 12 ns an element; largest error 8e-7 of a weight.
 
-``mx.compile`` would fuse them, but on a CPU it runs a C++ compiler at the first call, for seconds, and loads code
-from a folder in ``/tmp``.
+``mx.compile`` would fuse them, but on a CPU it runs a C++ compiler at the first call, for seconds, and loads
+code from a folder in ``/tmp``.
 """
 
 from __future__ import annotations
@@ -19,11 +19,18 @@ ON_CPU = mx.default_device() == mx.Device(mx.cpu)
 
 _SQRT_HALF = 0.7071067811865476
 
-# The normal distribution function is 1/2 + x P(x^2) / Q(x^2): coefficients from the constant upwards, fitted for the
-# least largest error of gelu on [-5, 5]; beyond it differs from 0 or 1 by less than 3e-7.
+# The normal distribution function is 1/2 + x P(x^2) / Q(x^2): coefficients from the constant upwards, fitted
+# for the least largest error of gelu on [-5, 5]; beyond it differs from 0 or 1 by less than 3e-7.
 _GELU_BOUND = 5.0
 _GELU_P = (0.39895287066313745, 0.022539999056557534, 0.003665972935013086)
-_GELU_Q = (1.0, 0.2232529300462722, 0.021301202698423147, 9.99169790508681e-04, -9.043862670841574e-06, 5.765341265e-08)
+_GELU_Q = (
+    1.0,
+    0.2232529300462722,
+    0.021301202698423147,
+    9.99169790508681e-04,
+    -9.043862670841574e-06,
+    5.765341265e-08,
+)
 
 # exp(32 v) is (1 + c1 v + c2 v^2 + c3 v^3)^32 for -0.55 <= v <= 0: fitted for the least largest error.
 EXP_SQUARINGS = 5

@@ -1,8 +1,9 @@
 """BERT: embeddings, then layers of self-attention and feed-forward, each with a residual and a layer norm.
 
-Devlin et al. 2018, https://arxiv.org/abs/1810.04805. Every linear layer runs over the real tokens of all texts at
-once; only attention knows texts (see ``_attention``). Queries, keys and values come from one product, biases and
-residuals are added by the product itself, and the scale of the scores is folded into the weights of the queries.
+Devlin et al. 2018, https://arxiv.org/abs/1810.04805. Every linear layer runs over the real tokens of all
+texts at once; only attention knows texts (see ``_attention``). Queries, keys and values come from one
+product, biases are added by the product itself, and the scale of the scores is folded into the weights of the
+queries.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
+from akidb_sidecar._buffers import to_mlx
 from akidb_sidecar._errors import ModelError
 from akidb_sidecar.models._attention import PackedAttention
 from akidb_sidecar.models._functions import SCORE_SCALE, gelu
@@ -23,14 +25,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Linear:
-    """A product with a transposed view of ``(outputs, inputs)``, and a bias."""
+    """A weight of the shape ``(outputs, inputs)``, and a bias."""
 
     weight: mx.array
     bias: mx.array
 
     def __call__(self, x: mx.array) -> mx.array:
         """``(tokens, inputs)`` to ``(tokens, outputs)``."""
-        return mx.addmm(self.bias, x, self.weight)
+        return mx.addmm(self.bias, x, self.weight.T)
 
 
 @dataclass(frozen=True)
@@ -47,43 +49,84 @@ class LayerNorm:
 
 
 @dataclass(frozen=True)
-class Layer:
-    """One encoder layer."""
+class LayerParameters:
+    """The tensors of one encoder layer."""
 
-    query_key_value: Linear
+    query: Linear
+    key: Linear
+    value: Linear
     attention_output: Linear
     attention_norm: LayerNorm
     up: Linear
     down: Linear
     output_norm: LayerNorm
 
+
+@dataclass(frozen=True)
+class Parameters:
+    """The tensors of the encoder, not yet read from their file.
+
+    Whoever builds a model takes the layers out one by one, so that no weight is held twice.
+    """
+
+    words: mx.array
+    positions: mx.array
+    norm: LayerNorm
+    layers: list[LayerParameters]
+    heads: int
+    inner: int
+
+    @property
+    def dimension(self) -> int:
+        """Width of a token vector."""
+        return int(self.words.shape[1])
+
+
+class Layer:
+    """One encoder layer."""
+
+    def __init__(self, layer: LayerParameters, heads: int) -> None:
+        query, key, value = layer.query, layer.key, layer.value
+        scale = SCORE_SCALE / (query.weight.shape[0] // heads) ** 0.5
+        self._query_key_value = Linear(
+            weight=mx.concatenate([query.weight * scale, key.weight, value.weight]),
+            bias=mx.concatenate([query.bias * scale, key.bias, value.bias]),
+        )
+        # Before the next layer, so that the separate queries, keys and values can be freed.
+        mx.eval(self._query_key_value.weight, self._query_key_value.bias)
+        self._attention_output = layer.attention_output
+        self._attention_norm = layer.attention_norm
+        self._up = layer.up
+        self._down = layer.down
+        self._output_norm = layer.output_norm
+
     def __call__(self, x: mx.array, attention: PackedAttention) -> mx.array:
         """``(tokens, dimension)`` to the same shape."""
-        x = self.attention_norm(x + self.attention_output(attention(self.query_key_value(x))))
-        return self.output_norm(x + self.down(gelu(self.up(x))))
+        x = self._attention_norm(x + self._attention_output(attention(self._query_key_value(x))))
+        return self._output_norm(x + self._down(gelu(self._up(x))))
 
 
 class Bert:
     """The encoder; see :class:`akidb_sidecar.models.Model`."""
 
-    def __init__(
-        self, words: mx.array, positions: mx.array, norm: LayerNorm, layers: list[Layer], heads: int
-    ) -> None:
-        self.dimension: int = words.shape[1]
-        self.dtype = words.dtype
-        self._words = words
-        self._positions = positions
-        self._norm = norm
-        self._layers = layers
-        self._heads = heads
-        self._position_ids = array("I", range(positions.shape[0]))
+    def __init__(self, parameters: Parameters) -> None:
+        self.dimension = parameters.dimension
+        self.dtype = parameters.words.dtype
+        self.vocabulary, self.longest_text = parameters.words.shape[0], parameters.positions.shape[0]
+        self._words = parameters.words
+        self._positions = parameters.positions
+        self._norm = parameters.norm
+        self._heads = parameters.heads
+        parameters.layers.reverse()
+        self._layers = [Layer(parameters.layers.pop(), self._heads) for _ in range(len(parameters.layers))]
+        self._position_ids = array("I", range(self.longest_text))
 
     def __call__(self, token_ids: mx.array, lengths: array[int]) -> mx.array:
         """Return ``(tokens, dimension)`` for texts sorted by length."""
         position_ids = array("I")
         for length in lengths:
             position_ids += self._position_ids[:length]
-        x = self._norm(self._words[token_ids] + self._positions[mx.array(position_ids)])
+        x = self._norm(self._words[token_ids] + self._positions[to_mlx(position_ids)])
         attention = PackedAttention(lengths, self._heads)
         for layer in self._layers:
             x = layer(x, attention)
@@ -91,6 +134,11 @@ class Bert:
 
 
 def load(config: dict[str, Any], weights: Weights) -> Bert:
+    """Return the model, computed by MLX."""
+    return Bert(read(config, weights))
+
+
+def read(config: dict[str, Any], weights: Weights) -> Parameters:
     """Take the encoder's tensors; those of the pooler and of training heads are left alone."""
     activation = config.get("hidden_act", "gelu")
     position_type = config.get("position_embedding_type", "absolute")
@@ -102,49 +150,45 @@ def load(config: dict[str, Any], weights: Weights) -> Bert:
         )
     dimension, heads = config["hidden_size"], config["num_attention_heads"]
     if dimension % heads:
-        raise ModelError("bad_model", f"`hidden_size` {dimension} is not a multiple of {heads} attention heads")
+        raise ModelError(
+            "bad_model", f"`hidden_size` {dimension} is not a multiple of {heads} attention heads"
+        )
     if weights.has("bert.embeddings.word_embeddings.weight"):
         weights = weights.under("bert.")
     embeddings = weights.under("embeddings.")
     epsilon = config.get("layer_norm_eps", 1e-12)
     positions = embeddings.take("position_embeddings.weight", config["max_position_embeddings"], dimension)
     types = embeddings.take("token_type_embeddings.weight", config["type_vocab_size"], dimension)
-    model = Bert(
+    inner = config["intermediate_size"]
+    return Parameters(
         words=embeddings.take("word_embeddings.weight", config["vocab_size"], dimension),
         positions=positions + types[0],  # every token is of type 0
         norm=_layer_norm(embeddings.under("LayerNorm."), dimension, epsilon),
         layers=[
-            _layer(weights.under(f"encoder.layer.{index}."), dimension, heads, config["intermediate_size"], epsilon)
+            _layer(weights.under(f"encoder.layer.{index}."), dimension, inner, epsilon)
             for index in range(config["num_hidden_layers"])
         ],
         heads=heads,
+        inner=inner,
     )
-    return model
 
 
-def _layer(weights: Weights, dimension: int, heads: int, inner: int, epsilon: float) -> Layer:
-    scale = SCORE_SCALE / (dimension // heads) ** 0.5
-    query, key, value = (
-        _linear(weights.under(f"attention.self.{name}."), dimension, dimension) for name in ("query", "key", "value")
-    )
-    layer = Layer(
-        query_key_value=Linear(
-            weight=mx.concatenate([query.weight.T * scale, key.weight.T, value.weight.T]).T,
-            bias=mx.concatenate([query.bias * scale, key.bias, value.bias]),
-        ),
+def _layer(weights: Weights, dimension: int, inner: int, epsilon: float) -> LayerParameters:
+    attention = weights.under("attention.self.")
+    return LayerParameters(
+        query=_linear(attention.under("query."), dimension, dimension),
+        key=_linear(attention.under("key."), dimension, dimension),
+        value=_linear(attention.under("value."), dimension, dimension),
         attention_output=_linear(weights.under("attention.output.dense."), dimension, dimension),
         attention_norm=_layer_norm(weights.under("attention.output.LayerNorm."), dimension, epsilon),
         up=_linear(weights.under("intermediate.dense."), dimension, inner),
         down=_linear(weights.under("output.dense."), inner, dimension),
         output_norm=_layer_norm(weights.under("output.LayerNorm."), dimension, epsilon),
     )
-    # Before the next layer, so that the separate queries, keys and values can be freed.
-    mx.eval(layer.query_key_value.weight, layer.query_key_value.bias)
-    return layer
 
 
 def _linear(weights: Weights, inputs: int, outputs: int) -> Linear:
-    return Linear(weights.take("weight", outputs, inputs).T, weights.take("bias", outputs))
+    return Linear(weights.take("weight", outputs, inputs), weights.take("bias", outputs))
 
 
 def _layer_norm(weights: Weights, dimension: int, epsilon: float) -> LayerNorm:

@@ -1,0 +1,41 @@
+"""The engine for a CPU: a model whose whole forward pass is a function of ``native/``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from akidb_sidecar._engine import Batch, EngineInfo
+
+if TYPE_CHECKING:
+    from akidb_sidecar.models._bert_kernels import KernelBert
+
+
+class KernelEngine:
+    """Runs a model over packed batches; see :class:`akidb_sidecar._engine.Engine`."""
+
+    def __init__(self, model: KernelBert, model_type: str, max_tokens: int, kernels: str) -> None:
+        self._model = model
+        self._threads = _usable_cores()
+        self.info = EngineInfo(
+            model_type=model_type,
+            dimension=model.dimension,
+            max_tokens=max_tokens,
+            device="cpu",
+            dtype="float32",
+            blas=kernels,
+        )
+
+    def embed(self, batch: Batch) -> memoryview:
+        """Return raw vectors; raise :class:`OutputError` when one of them cannot be right."""
+        batch.check(self._model.vocabulary, self._model.longest_text)
+        self._threads = batch.threads or self._threads
+        return memoryview(self._model.embed(self._threads, batch.pooling, batch.lengths, batch.token_ids))
+
+
+def _usable_cores() -> int:
+    """Return the number of cores that this process may use."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,145 @@
+"""The functions of ``native/``, and the memory that they read: the mirror of ``native/bert.h``."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import sys
+from typing import TYPE_CHECKING
+
+from akidb_sidecar import _native
+from akidb_sidecar._errors import OutputError
+
+if TYPE_CHECKING:
+    from akidb_sidecar._engine import Pooling
+
+LIBRARY = _native.Library(
+    name="kernels",
+    sources=tuple(_native.FOLDER / name for name in ("bert.c", "threads.c")),
+    headers=tuple(_native.FOLDER / name for name in ("bert.h", "products.h", "threads.h", "vectors.h")),
+)
+FLOAT_BYTES = 4
+ALIGNMENT_BYTES = 64
+BITS_PER_PANEL_COLUMN = 16
+
+Address = int
+_POOLINGS: dict[Pooling, int] = {"mean": 0, "cls": 1, "last": 2}
+_DONE, _NO_MEMORY = 0, 1
+_POINTER, _INTEGER = ctypes.c_void_p, ctypes.c_int64
+
+
+class Norm(ctypes.Structure):
+    """``struct akidb_norm``."""
+
+    _fields_ = (("weight", _POINTER), ("shift", _POINTER))
+
+
+class Linear(ctypes.Structure):
+    """``struct akidb_linear``."""
+
+    _fields_ = (("weight", _POINTER), ("bias", _POINTER))
+
+
+class Layer(ctypes.Structure):
+    """``struct akidb_layer``."""
+
+    _fields_ = (
+        ("query_key_value", Linear),
+        ("attention_output", Linear),
+        ("attention_norm", Norm),
+        ("up", Linear),
+        ("down", Linear),
+        ("output_norm", Norm),
+    )
+
+
+class Bert(ctypes.Structure):
+    """``struct akidb_bert``."""
+
+    _fields_ = (
+        ("layer_count", _INTEGER),
+        ("width", _INTEGER),
+        ("heads", _INTEGER),
+        ("inner", _INTEGER),
+        ("epsilon", ctypes.c_float),
+        ("words", _POINTER),
+        ("positions", _POINTER),
+        ("norm", Norm),
+        ("layers", ctypes.POINTER(Layer)),
+    )
+
+
+class Arena:
+    """Memory for weights, given out piece by piece and freed as a whole."""
+
+    def __init__(self, floats: int, pieces: int) -> None:
+        self._memory = mmap.mmap(
+            -1, floats * FLOAT_BYTES + pieces * ALIGNMENT_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        )
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            self._memory.madvise(mmap.MADV_HUGEPAGE)
+        self._next = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
+        self._end = self._next + len(self._memory)
+
+    def take(self, floats: int) -> Address:
+        """Return where so many floats fit."""
+        place = self._next
+        self._next += -(-floats * FLOAT_BYTES // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+        if self._next > self._end:
+            raise MemoryError("the arena is too small: this is a bug")
+        return place
+
+
+def prepare() -> str:
+    """Compile the library where that is needed; return what was done. Never raises."""
+    if not sys.platform.startswith("linux"):
+        return "not needed on this platform"
+    try:
+        return f"at {LIBRARY.prepare()}"
+    except (OSError, _native.BuildError) as error:
+        return f"not built: {error}"
+
+
+def load() -> Kernels:
+    """Return the library; raise :class:`BuildError` where it cannot be built."""
+    return Kernels(LIBRARY.load())
+
+
+class Kernels:
+    """The loaded library. Its functions let go of the interpreter lock while they compute."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self.panel: int = library.akidb_panel()
+        """The number of outputs of every product must be a multiple."""
+        self.name = f"own kernels, {self.panel * BITS_PER_PANEL_COLUMN}-bit vectors"
+        self._embed = library.akidb_embed
+        self._embed.argtypes = (
+            ctypes.POINTER(Bert),
+            ctypes.c_int,  # threads
+            ctypes.c_int,  # pooling
+            ctypes.c_char_p,  # lengths
+            _INTEGER,  # texts
+            ctypes.c_char_p,  # token ids
+            _POINTER,  # vectors
+        )
+        self._pack = library.akidb_pack
+        self._pack.argtypes = (_POINTER, _INTEGER, _INTEGER, ctypes.c_float, _POINTER)
+        self._pack.restype = None
+
+    def pack(self, weight: Address, outputs: int, inputs: int, scale: float, panels: Address) -> None:
+        """Store ``(outputs, inputs)`` times ``scale`` as a panel matrix."""
+        self._pack(weight, outputs, inputs, scale, panels)
+
+    def embed(
+        self, bert: Bert, threads: int, pooling: Pooling, lengths: bytes, token_ids: bytes
+    ) -> bytearray:
+        """Return ``(texts, width)`` float32 vectors. The lengths and token ids must be in range."""
+        texts = len(lengths) // 4
+        vectors = bytearray(texts * bert.width * FLOAT_BYTES)
+        place = ctypes.addressof(ctypes.c_char.from_buffer(vectors)) if vectors else None
+        outcome = self._embed(bert, threads, _POOLINGS[pooling], lengths, texts, token_ids, place)
+        if outcome == _NO_MEMORY:
+            raise MemoryError(f"no memory to compute {texts} texts")
+        if outcome != _DONE:
+            raise OutputError("a vector is not finite, or zero")
+        return vectors

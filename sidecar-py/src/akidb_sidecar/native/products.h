@@ -1,0 +1,78 @@
+/* Products with a panel matrix.
+ *
+ * A *panel matrix* of `depth` rows and n columns is stored as n / PANEL panels, each of `depth` rows of PANEL
+ * numbers: the order in which a product reads it. OpenBLAS brings the right-hand matrix into such an order again at
+ * every call, which for a short text takes longer than the product.
+ */
+
+#ifndef AKIDB_PRODUCTS_H
+#define AKIDB_PRODUCTS_H
+
+#include "vectors.h"
+
+enum activation { LINEAR, GELU };
+
+/* c = activation(a times b + bias), or, if it adds, c += a times b + bias. */
+struct product {
+    const float *a; /* row-major */
+    long a_stride, depth;
+    const float *b; /* panel matrix */
+    const float *bias;
+    float *c;
+    long c_stride;
+    int adds;
+    enum activation activation;
+};
+
+/* One panel's columns of some rows. `rows` is a constant where this is used, so the sums stay in registers. */
+ALWAYS_INLINE void tile(const int rows, long depth, const float *restrict a, long a_stride, const float *restrict b,
+                        long b_stride, const float *bias, float *c, long c_stride, int adds) {
+    vector sums[TILE_ROWS][2];
+#pragma GCC unroll 16
+    for (int row = 0; row < rows; row++) {
+        sums[row][0] = bias ? load(bias) : (vector){0};
+        sums[row][1] = bias ? load(bias + LANES) : (vector){0};
+    }
+    for (long k = 0; k < depth; k++) {
+        vector left = load(b + k * b_stride), right = load(b + k * b_stride + LANES);
+#pragma GCC unroll 16
+        for (int row = 0; row < rows; row++) {
+            sums[row][0] += a[row * a_stride + k] * left;
+            sums[row][1] += a[row * a_stride + k] * right;
+        }
+    }
+#pragma GCC unroll 16
+    for (int row = 0; row < rows; row++) {
+        float *to = c + row * c_stride;
+        store(to, adds ? load(to) + sums[row][0] : sums[row][0]);
+        store(to + LANES, adds ? load(to + LANES) + sums[row][1] : sums[row][1]);
+    }
+}
+
+static void any_tile(long rows, long depth, const float *a, long a_stride, const float *b, long b_stride,
+                     const float *bias, float *c, long c_stride, int adds) {
+#define CASE(n) \
+    case n: tile(n <= TILE_ROWS ? n : 1, depth, a, a_stride, b, b_stride, bias, c, c_stride, adds); break;
+    switch (rows) { CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12) }
+#undef CASE
+}
+
+/* Rows are cut into tiles of nearly the same height. */
+ALWAYS_INLINE long tile_count(long rows) { return (rows + TILE_ROWS - 1) / TILE_ROWS; }
+ALWAYS_INLINE long part(long whole, long index, long parts) { return whole * index / parts; }
+
+/* One panel's columns of rows first .. end - 1. */
+static void product_panel(const struct product *p, long panel, long first, long end) {
+    const float *b = p->b + panel * PANEL * p->depth, *bias = p->bias + panel * PANEL;
+    for (long index = 0, tiles = tile_count(end - first); index < tiles; index++) {
+        long start = first + part(end - first, index, tiles), rows = first + part(end - first, index + 1, tiles) - start;
+        float *c = p->c + start * p->c_stride + panel * PANEL;
+        any_tile(rows, p->depth, p->a + start * p->a_stride, p->a_stride, b, PANEL, bias, c, p->c_stride, p->adds);
+        if (p->activation == GELU)
+            for (long row = 0; row < rows; row++)
+                for (long lane = 0; lane < PANEL; lane += LANES)
+                    store(c + row * p->c_stride + lane, gelu(load(c + row * p->c_stride + lane)));
+    }
+}
+
+#endif
