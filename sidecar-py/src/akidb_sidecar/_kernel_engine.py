@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class KernelEngine:
     """Runs a model over packed batches; see :class:`akidb_sidecar._engine.Engine`."""
 
-    def __init__(self, model: KernelBert, model_type: str, max_tokens: int, kernels: str) -> None:
+    def __init__(self, model: KernelBert, model_type: str, max_tokens: int, blas: str) -> None:
         self._model = model
         self._threads = _usable_cores()
         self.info = EngineInfo(
@@ -24,7 +24,7 @@ class KernelEngine:
             max_tokens=max_tokens,
             device="cpu",
             dtype="float32",
-            blas=kernels,
+            blas=blas,
         )
 
     def embed(self, batch: Batch) -> memoryview:

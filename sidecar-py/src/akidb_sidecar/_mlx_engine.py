@@ -47,6 +47,8 @@ def load(model_path: Path, max_tokens: int) -> Engine:
         engine = _choose(model_type, config, Weights.read(model_path), max_tokens)
     except KeyError as error:
         raise ModelError("bad_model", f"`config.json` has no {error}") from error
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise ModelError("bad_model", f"`config.json` has a value that cannot be used: {error}") from error
     mx.clear_cache()
     return engine
 
@@ -64,7 +66,8 @@ def _choose(model_type: str, config: dict[str, object], weights: Weights, max_to
         return MlxEngine(module.Bert(parameters), model_type, max_tokens, (warning,))
     if not KernelBert.fits(kernels, parameters):
         return MlxEngine(module.Bert(parameters), model_type, max_tokens)
-    return KernelEngine(KernelBert(kernels, parameters), model_type, max_tokens, kernels.name)
+    blas = f"{kernels.name} (MLX: {BLAS.name})"
+    return KernelEngine(KernelBert(kernels, parameters), model_type, max_tokens, blas)
 
 
 def _read_config(model_path: Path) -> dict[str, object]:
@@ -72,7 +75,7 @@ def _read_config(model_path: Path) -> dict[str, object]:
         config = json.loads((model_path / "config.json").read_bytes())
     except FileNotFoundError:
         raise ModelError("bad_model", f"`{model_path}` has no `config.json`") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError("bad_model", f"`config.json` in `{model_path}` cannot be read: {error}") from error
     if not isinstance(config, dict):
         raise ModelError("bad_model", f"`config.json` in `{model_path}` is not a JSON object")

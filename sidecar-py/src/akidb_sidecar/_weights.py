@@ -58,6 +58,10 @@ class Weights:
             raise ModelError("bad_model", f"the weights have no tensor `{full_name}`")
         if tensor.shape != shape:
             raise ModelError("bad_model", f"tensor `{full_name}` has shape {tensor.shape} instead of {shape}")
+        if not mx.issubdtype(tensor.dtype, mx.floating):
+            raise ModelError(
+                "bad_model", f"tensor `{full_name}` holds {tensor.dtype} instead of floating point"
+            )
         return tensor
 
 
