@@ -82,7 +82,7 @@ pub struct ServeFlags {
     #[arg(long, env = "AKIDB_SERVED_MODEL_NAME", value_name = "NAME", help_heading = "Model")]
     pub served_model_name: Option<String>,
 
-    /// Tokens in one batch, 1 to 1048576, or `auto`. One text always fits, however long
+    /// Tokens in one batch, 1 to 131072, or `auto`. One text always fits, however long
     ///
     /// `auto` is what a worker computes in about 100 ms, by the speed of its warm-up.
     #[arg(

@@ -54,7 +54,7 @@ impl Config {
                 scheduler: scheduler::Config {
                     max_batch_tokens: match flags.max_batch_tokens.trim() {
                         "auto" => None,
-                        text => Some(check.number("--max-batch-tokens", text, 1, 1 << 20)),
+                        text => Some(check.number("--max-batch-tokens", text, 1, 1 << 17)),
                     },
                     batch_wait: check.time("--batch-wait", &flags.batch_wait, Duration::ZERO, SECOND),
                 },

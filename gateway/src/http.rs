@@ -21,12 +21,12 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::error::StartError;
+use crate::error::{EmbedError, StartError};
 use crate::machine;
 use crate::manager::EmbeddingManager;
 use crate::shutdown::Signals;
@@ -34,6 +34,10 @@ use respond::{RequestError, RequestId};
 
 /// Descriptors kept for everything that is not a client's connection.
 const RESERVED_DESCRIPTORS: u64 = 128;
+/// Time in which requests that are given up at the end get their answers.
+const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 1024;
 /// Pause after the system refused a connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -64,11 +68,10 @@ impl Default for Config {
     }
 }
 
-/// A bound listener.
+/// A bound address.
 pub(crate) struct Server {
     config: Config,
-    listener: TcpListener,
-    address: SocketAddr,
+    socket: TcpSocket,
 }
 
 /// What every request handler needs.
@@ -78,15 +81,17 @@ struct Context {
 }
 
 impl Server {
-    /// Binds the address, so that a port in use is noticed before any worker starts.
-    pub(crate) async fn bind(config: Config) -> Result<Self, StartError> {
-        let address = config.listen;
-        let listener = TcpListener::bind(address).await.map_err(|source| match source.kind() {
-            std::io::ErrorKind::AddrInUse => StartError::AddressInUse { address },
-            _ => StartError::Listen { address, source },
-        })?;
-        let address = listener.local_addr().map_err(|source| StartError::Listen { address, source })?;
-        Ok(Self { config, listener, address })
+    /// Takes the address, so that a port in use is noticed before anything is prepared. Clients are refused until
+    /// [`Self::serve`] is called.
+    pub(crate) fn bind(config: Config) -> Result<Self, StartError> {
+        let bind = || {
+            let socket = if config.listen.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+            socket.set_reuseaddr(true)?;
+            socket.bind(config.listen)?;
+            Ok(socket)
+        };
+        let socket = bind().map_err(|source| cannot_listen(config.listen, source))?;
+        Ok(Self { config, socket })
     }
 
     /// Serves until a signal asks to stop, then finishes what was admitted and ends the workers.
@@ -95,13 +100,18 @@ impl Server {
         manager: Arc<EmbeddingManager>,
         signals: Signals,
     ) -> Result<(), StartError> {
-        tracing::info!(address = %self.address, "listening");
+        let listen = || {
+            let listener = self.socket.listen(BACKLOG)?;
+            Ok((listener.local_addr()?, listener))
+        };
+        let (address, listener) = listen().map_err(|source| cannot_listen(self.config.listen, source))?;
+        tracing::info!(%address, "listening");
         let drain_timeout = self.config.drain_timeout;
         let context = Arc::new(Context { config: self.config, manager: Arc::clone(&manager) });
         let connections = TaskTracker::new();
         let close = CancellationToken::new();
-        let accepting = tokio::spawn(accept(self.listener, context, connections.clone(), close.clone()));
-        let announcement = tokio::spawn(announce_ready(Arc::clone(&manager), self.address));
+        let accepting = tokio::spawn(accept(listener, context, connections.clone(), close.clone()));
+        let announcement = tokio::spawn(announce_ready(Arc::clone(&manager), address));
 
         let outcome = tokio::select! {
             () = signals.stop_requested() => Ok(()),
@@ -117,14 +127,28 @@ impl Server {
             connections.close();
             connections.wait().await;
         };
-        tokio::select! {
-            () = finish => {}
-            () = tokio::time::sleep(drain_timeout) => tracing::warn!("requests were still running at the end of the drain time"),
-            () = signals.force_requested() => tracing::warn!("forced to stop"),
+        let mut finish = std::pin::pin!(finish);
+        let drain_timeout = if outcome.is_ok() { drain_timeout } else { Duration::ZERO };
+        let is_finished = tokio::select! {
+            () = &mut finish => true,
+            () = tokio::time::sleep(drain_timeout) => false,
+            () = signals.force_requested() => false,
+        };
+        if !is_finished {
+            tracing::warn!("admitted requests are given up: the drain time is over, or a second signal came");
+            manager.abandon();
+            let _ = tokio::time::timeout(LAST_WORDS_TIMEOUT, finish).await;
         }
         manager.stop().await;
         tracing::info!("stopped");
         outcome
+    }
+}
+
+fn cannot_listen(address: SocketAddr, source: std::io::Error) -> StartError {
+    match source.kind() {
+        std::io::ErrorKind::AddrInUse => StartError::AddressInUse { address },
+        _ => StartError::Listen { address, source },
     }
 }
 
@@ -207,7 +231,6 @@ fn log_end(result: Result<(), hyper::Error>) {
 /// The route table.
 async fn route(request: Request<Incoming>, context: &Context) -> Response<Full<Bytes>> {
     let id = RequestId::new();
-    let draining = context.manager.is_draining();
     let get = request.method() == Method::GET || request.method() == Method::HEAD;
     let post = request.method() == Method::POST;
     let result = match request.uri().path() {
@@ -224,20 +247,25 @@ async fn route(request: Request<Incoming>, context: &Context) -> Response<Full<B
     };
     let mut response = result.unwrap_or_else(|error| respond::error(&error, &id));
     respond::identify(&mut response, &id);
-    if draining {
+    if context.manager.is_draining() {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
 }
 
 /// Reads a whole body within its limits of size and time.
-async fn read_body(request: Request<Incoming>, config: &Config) -> Result<Bytes, RequestError> {
+async fn read_body(request: Request<Incoming>, context: &Context) -> Result<Bytes, RequestError> {
+    let Context { config, manager } = context;
     let limit_bytes = config.max_body_bytes;
     if request.body().size_hint().lower() > limit_bytes as u64 {
         return Err(RequestError::BodyTooLarge { limit_bytes });
     }
     let body = Limited::new(request.into_body(), limit_bytes).collect();
-    match tokio::time::timeout(config.body_timeout, body).await {
+    let received = tokio::select! {
+        received = tokio::time::timeout(config.body_timeout, body) => received,
+        () = manager.draining() => return Err(EmbedError::Draining.into()),
+    };
+    match received {
         Err(_elapsed) => Err(RequestError::BodyTimeout),
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(RequestError::BodyTooLarge { limit_bytes }),

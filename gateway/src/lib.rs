@@ -78,7 +78,7 @@ use error::StartError;
 /// Whatever keeps the gateway from serving; see [`StartError`].
 pub async fn run(config: Config) -> Result<(), StartError> {
     let signals = shutdown::Signals::install()?;
-    let server = http::Server::bind(config.http).await?;
+    let server = http::Server::bind(config.http)?;
     let manager = tokio::select! {
         manager = EmbeddingManager::new(config.manager) => Arc::new(manager?),
         () = signals.stop_requested() => return Ok(()),

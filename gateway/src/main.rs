@@ -2,6 +2,7 @@
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use akidb_gateway::cli::{self, ServeFlags};
 use akidb_gateway::config::{Config, LogFormat};
@@ -31,7 +32,10 @@ fn run(flags: &ServeFlags) -> Result<ExitCode, StartError> {
         .enable_all()
         .build()
         .map_err(|source| StartError::System { action: "start the async runtime", source })?;
-    runtime.block_on(akidb_gateway::run(config))?;
+    let outcome = runtime.block_on(akidb_gateway::run(config));
+    // Texts that are still being tokenized have nobody who waits for them.
+    runtime.shutdown_timeout(Duration::from_millis(200));
+    outcome?;
     Ok(error::ExitCode::Success.into())
 }
 

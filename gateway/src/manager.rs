@@ -9,6 +9,7 @@ use akidb_protocol::Pooling;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::error::{EmbedError, StartError};
@@ -145,7 +146,8 @@ pub struct EmbeddingManager {
     pool: Pool,
     supervisor: Supervisor,
     metrics: Arc<Metrics>,
-    draining: AtomicBool,
+    draining: CancellationToken,
+    abandoned: CancellationToken,
     admitted: TaskTracker,
 }
 
@@ -158,7 +160,7 @@ impl EmbeddingManager {
     pub async fn new(config: Config) -> Result<Self, StartError> {
         let sidecar = Sidecar::find(config.python.as_deref())?;
         let model = Model::resolve(&config.model, &sidecar, config.show_progress).await?;
-        let tokenizer = Tokenizer::load(&model.path, model.max_tokens)
+        let tokenizer = Tokenizer::load(&model.path, model.max_tokens, machine::cores())
             .map_err(|reason| StartError::Model { model: model.served_name.clone(), reason })?;
         let metrics = Arc::new(Metrics::new(&model.served_name));
         let cores = machine::cores();
@@ -189,7 +191,8 @@ impl EmbeddingManager {
             pool,
             supervisor,
             metrics,
-            draining: AtomicBool::new(false),
+            draining: CancellationToken::new(),
+            abandoned: CancellationToken::new(),
             admitted: TaskTracker::new(),
         })
     }
@@ -211,7 +214,7 @@ impl EmbeddingManager {
     pub async fn embed_request(&self, request: EmbedRequest) -> Result<Embeddings, EmbedError> {
         let arrived = Instant::now();
         let _admitted = self.admitted.token();
-        let result = if self.draining.load(Ordering::SeqCst) {
+        let result = if self.is_draining() {
             Err(EmbedError::Draining)
         } else {
             self.embed_admitted(request, arrived).await
@@ -238,7 +241,7 @@ impl EmbeddingManager {
         let deadline = arrived + self.request_timeout;
         let pooling = request.pooling.unwrap_or(self.default_pooling);
         let started = Instant::now();
-        let tokens = self.tokenizer.tokenize(request.texts).await?;
+        let tokens = self.tokenizer.tokenize(request.texts, deadline).await?;
         self.metrics.phase_took(Phase::Tokenize, started.elapsed().as_secs_f64());
         let total_tokens = tokens.iter().map(|tokens| tokens.ids.len() as u64).sum();
         let truncated = tokens.iter().filter(|tokens| tokens.truncated).count();
@@ -250,7 +253,7 @@ impl EmbeddingManager {
     fn check(&self, request: &EmbedRequest) -> Result<(), EmbedError> {
         if let Some(requested) = request.model.as_ref().filter(|model| **model != self.info.model) {
             return Err(EmbedError::ModelNotServed {
-                requested: requested.clone(),
+                requested: shorten(requested),
                 served: self.info.model.clone(),
             });
         }
@@ -289,7 +292,14 @@ impl EmbeddingManager {
             tokens.into_iter().enumerate().map(job).collect()
         });
         drop(sender);
-        match tokio::time::timeout_at(deadline, collect(answers, count)).await {
+        let collected = tokio::select! {
+            collected = tokio::time::timeout_at(deadline, collect(answers, count)) => collected,
+            () = self.supervisor.given_up() => return Err(EmbedError::NoWorker),
+            () = self.abandoned.cancelled() => {
+                return Err(if self.is_ready() { EmbedError::Draining } else { EmbedError::NoWorker });
+            }
+        };
+        match collected {
             Ok(Some(vectors)) => vectors,
             // Jobs are dropped unanswered only when nobody waits for them any more.
             Ok(None) if Instant::now() < deadline => Err(EmbedError::Internal),
@@ -336,7 +346,7 @@ impl EmbeddingManager {
     /// Whether [`Self::drain`] was called.
     #[must_use]
     pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::SeqCst)
+        self.draining.is_cancelled()
     }
 
     /// Waits until one worker is ready.
@@ -355,8 +365,18 @@ impl EmbeddingManager {
 
     /// Refuses new requests from now on.
     pub fn drain(&self) {
-        self.draining.store(true, Ordering::SeqCst);
+        self.draining.cancel();
         self.admitted.close();
+    }
+
+    /// Waits until [`Self::drain`] is called.
+    pub(crate) async fn draining(&self) {
+        self.draining.cancelled().await;
+    }
+
+    /// Answers every admitted request with an error at once.
+    pub(crate) fn abandon(&self) {
+        self.abandoned.cancel();
     }
 
     /// After [`Self::drain`], waits until every admitted request is answered.
@@ -388,6 +408,15 @@ impl EmbeddingManager {
     pub(crate) fn count_refused(&self) {
         self.metrics.request_answered(Status::Error);
     }
+}
+
+/// As much of a client's words as an answer repeats.
+pub(crate) fn shorten(text: &str) -> String {
+    const LONGEST_BYTES: usize = 300;
+    if text.len() <= LONGEST_BYTES {
+        return text.to_owned();
+    }
+    format!("{}...", &text[..text.floor_char_boundary(LONGEST_BYTES)])
 }
 
 /// Waits for `count` answers and puts them in order; the first error ends it. `None`: a job was dropped unanswered.

@@ -83,7 +83,9 @@ impl Model {
             match error.code.as_str() {
                 "model_not_found" | "hub_unreachable" => StartError::ModelNotFound {
                     reason: error.message,
-                    works: command_that_works(std::env::args()),
+                    works: command_that_works(
+                        std::env::args_os().map(|word| word.to_string_lossy().into_owned()),
+                    ),
                 },
                 _ => StartError::Model { model: config.model.clone(), reason: error.message },
             }

@@ -81,6 +81,10 @@ impl Queue {
             }
             let permit = tokio::select! {
                 permit = self.pool.reserve() => permit,
+                Some(jobs) = self.receiver.recv() => {
+                    self.jobs.extend(jobs);
+                    continue;
+                }
                 _ = prune.tick() => {
                     self.jobs.retain(Job::is_wanted);
                     continue;

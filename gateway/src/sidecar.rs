@@ -64,15 +64,16 @@ impl Sidecar {
         let checkouts = starts.iter().flatten().flat_map(|start| start.ancestors());
         let mut candidates: Vec<PathBuf> = checkouts
             .filter(|folder| folder.join("sidecar-py/pyproject.toml").is_file())
-            .map(|checkout| checkout.join("sidecar-py/.venv/bin/python"))
+            .map(|checkout| checkout.join("sidecar-py/.venv"))
             .collect();
         candidates.dedup();
-        let environment = std::env::var_os("VIRTUAL_ENV");
-        candidates.extend(environment.iter().map(|folder| Path::new(folder).join("bin/python")));
+        let environment = std::env::var_os("VIRTUAL_ENV").filter(|folder| !folder.is_empty());
+        candidates.extend(environment.iter().map(PathBuf::from));
         let mut tried = Vec::new();
         for candidate in candidates {
-            if candidate.is_file() {
-                return Ok(Self::from_python(candidate));
+            // Its script tells an environment with the package from any other one.
+            if candidate.join("bin/akidb-sidecar").is_file() {
+                return Ok(Self::from_python(candidate.join("bin/python")));
             }
             tried.push(format!("`{}`", candidate.display()));
         }
@@ -103,7 +104,7 @@ impl Sidecar {
         show_progress: bool,
     ) -> Result<Result<Prepared, PrepareError>, StartError> {
         let progress = if show_progress { "auto" } else { "off" };
-        let arguments = ["prepare", "--model", model, "--progress", progress];
+        let arguments = ["prepare", "--end-with-input", "--model", model, "--progress", progress];
         let failed = |reason: String| StartError::Sidecar { command: self.describe(&["prepare"]), reason };
         let output =
             process::run(self, &arguments, show_progress).await.map_err(|error| failed(error.to_string()))?;

@@ -17,7 +17,7 @@
 mod backoff;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use akidb_protocol::{GatewayCodec, Hello, ProtocolError, Ready, WorkerMessage};
@@ -104,8 +104,15 @@ pub(crate) struct WorkerStatus {
 pub(crate) struct Supervisor {
     statuses: Vec<watch::Receiver<WorkerStatus>>,
     fatal: watch::Receiver<Option<String>>,
+    given_up: CancellationToken,
     stop: CancellationToken,
     tasks: TaskTracker,
+}
+
+impl Drop for Supervisor {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
 }
 
 impl Supervisor {
@@ -122,6 +129,8 @@ impl Supervisor {
         let tasks = TaskTracker::new();
         let (fatal_sender, fatal) = watch::channel(None);
         let any_was_ready = Arc::new(AtomicBool::new(false));
+        let given_up = CancellationToken::new();
+        let hopeful = Arc::new(AtomicUsize::new(workers));
         let start_slot = |id| {
             let (status, receiver) = watch::channel(WorkerStatus {
                 id,
@@ -141,6 +150,8 @@ impl Supervisor {
                 status,
                 fatal: fatal_sender.clone(),
                 any_was_ready: Arc::clone(&any_was_ready),
+                hopeful: Arc::clone(&hopeful),
+                given_up: given_up.clone(),
                 stop: stop.clone(),
             };
             tasks.spawn(slot.run());
@@ -148,7 +159,7 @@ impl Supervisor {
         };
         let statuses = (0..workers).map(start_slot).collect();
         tasks.close();
-        Self { statuses, fatal, stop, tasks }
+        Self { statuses, fatal, given_up, stop, tasks }
     }
 
     /// What is known of each worker now.
@@ -181,6 +192,11 @@ impl Supervisor {
         }
     }
 
+    /// Waits until no worker will ever be ready again.
+    pub(crate) async fn given_up(&self) {
+        self.given_up.cancelled().await;
+    }
+
     /// Ends all workers and waits until their processes are gone.
     pub(crate) async fn stop(&self) {
         self.stop.cancel();
@@ -199,6 +215,9 @@ struct Slot {
     status: watch::Sender<WorkerStatus>,
     fatal: watch::Sender<Option<String>>,
     any_was_ready: Arc<AtomicBool>,
+    /// Workers that are not `Failed`.
+    hopeful: Arc<AtomicUsize>,
+    given_up: CancellationToken,
     stop: CancellationToken,
 }
 
@@ -236,6 +255,9 @@ impl Slot {
                 self.publish(|status| status.state = WorkerState::Failed);
                 if !self.any_was_ready.load(Ordering::Relaxed) {
                     self.fatal.send_replace(Some(reason));
+                }
+                if self.hopeful.fetch_sub(1, Ordering::SeqCst) == 1 {
+                    self.given_up.cancel();
                 }
                 return;
             }

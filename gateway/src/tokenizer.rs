@@ -4,9 +4,11 @@
 //! is the model's, and truncation keeps the special tokens at both ends.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use tokenizers::{PostProcessor, Tokenizer as HuggingFaceTokenizer, TruncationDirection};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use crate::error::EmbedError;
 
@@ -14,6 +16,10 @@ use crate::error::EmbedError;
 const INLINE_BYTES: usize = 8 * 1024;
 /// First guess of how many bytes the longest allowed text has, per token.
 const BYTES_PER_TOKEN: usize = 16;
+/// Of a text, no more bytes than this per allowed token are looked at, and at least [`FEWEST_LOOKED_AT_BYTES`]: a text
+/// without spaces has few tokens and takes a second per megabyte.
+const MOST_BYTES_PER_TOKEN: usize = 64;
+const FEWEST_LOOKED_AT_BYTES: usize = 64 * 1024;
 /// A cut text must give this many tokens beyond the limit, so that the cut cannot have changed the others:
 /// a word of BERT's is never longer than 100 characters.
 const SPARE_TOKENS: usize = 128;
@@ -38,11 +44,13 @@ struct Shared {
     tokenizer: HuggingFaceTokenizer,
     max_tokens: usize,
     special_tokens: usize,
+    /// One permit for each request that is tokenized off the async threads.
+    threads: Arc<Semaphore>,
 }
 
 impl Tokenizer {
     /// Loads `tokenizer.json` from a model's directory. The error is one line for a person.
-    pub(crate) fn load(model: &Path, max_tokens: usize) -> Result<Self, String> {
+    pub(crate) fn load(model: &Path, max_tokens: usize, threads: usize) -> Result<Self, String> {
         let file = model.join("tokenizer.json");
         let mut tokenizer = HuggingFaceTokenizer::from_file(&file)
             .map_err(|error| format!("`tokenizer.json` cannot be used: {error}"))?;
@@ -55,43 +63,83 @@ impl Tokenizer {
                 "the length limit of {max_tokens} tokens leaves no room beside {special_tokens} special tokens"
             ));
         }
-        Ok(Self { shared: Arc::new(Shared { tokenizer, max_tokens, special_tokens }) })
+        Ok(Self {
+            shared: Arc::new(Shared {
+                tokenizer,
+                max_tokens,
+                special_tokens,
+                threads: Arc::new(Semaphore::new(threads)),
+            }),
+        })
     }
 
-    /// Tokenizes all texts of a request; long ones off the async threads.
-    pub(crate) async fn tokenize(&self, texts: Vec<String>) -> Result<Vec<Tokens>, EmbedError> {
+    /// Tokenizes all texts of a request; long ones off the async threads, a few requests at a time.
+    ///
+    /// Work that nobody waits for any more, or whose deadline has passed, is given up between two texts.
+    pub(crate) async fn tokenize(
+        &self,
+        texts: Vec<String>,
+        deadline: Instant,
+    ) -> Result<Vec<Tokens>, EmbedError> {
+        let caller = Arc::new(());
+        let wanted = Wanted { caller: Arc::downgrade(&caller), deadline };
         if texts.iter().map(String::len).sum::<usize>() <= INLINE_BYTES {
-            return self.shared.tokenize_all(&texts);
+            return self.shared.tokenize_all(&texts, &wanted);
         }
         let shared = Arc::clone(&self.shared);
-        let tokens = tokio::task::spawn_blocking(move || shared.tokenize_all(&texts)).await;
-        tokens.map_err(|_panic| EmbedError::Internal)?
+        let tokenize = async {
+            let permit = Arc::clone(&shared.threads).acquire_owned().await;
+            let work = move || {
+                let _permit = permit;
+                shared.tokenize_all(&texts, &wanted)
+            };
+            tokio::task::spawn_blocking(work).await.map_err(|_panic| EmbedError::Internal)?
+        };
+        let tokens = tokio::time::timeout_at(deadline, tokenize).await;
+        drop(caller);
+        tokens.map_err(|_elapsed| EmbedError::DeadlineExceeded)?
+    }
+}
+
+/// Whether anybody still waits for the tokens.
+struct Wanted {
+    caller: Weak<()>,
+    deadline: Instant,
+}
+
+impl Wanted {
+    fn check(&self) -> Result<(), EmbedError> {
+        let waits = self.caller.strong_count() > 0 && Instant::now() < self.deadline;
+        if waits { Ok(()) } else { Err(EmbedError::DeadlineExceeded) }
     }
 }
 
 impl Shared {
-    fn tokenize_all(&self, texts: &[String]) -> Result<Vec<Tokens>, EmbedError> {
+    fn tokenize_all(&self, texts: &[String], wanted: &Wanted) -> Result<Vec<Tokens>, EmbedError> {
         let tokenize = |(index, text): (usize, &String)| {
+            wanted.check()?;
             self.tokenize(text).map_err(|_error| EmbedError::NotTokenizable { index })
         };
         texts.iter().enumerate().map(tokenize).collect()
     }
 
     /// Tokenizes one text. Of a very long one only the beginning is looked at: as much as is certain to
-    /// contain every token that stays.
+    /// contain every token that stays, up to a bound; what lies beyond the bound counts as cut off.
     fn tokenize(&self, text: &str) -> tokenizers::Result<Tokens> {
         let room = self.max_tokens - self.special_tokens;
-        let mut window_bytes = (self.max_tokens + SPARE_TOKENS) * BYTES_PER_TOKEN;
-        let mut encoding = loop {
+        let most_bytes = (self.max_tokens * MOST_BYTES_PER_TOKEN).max(FEWEST_LOOKED_AT_BYTES);
+        let mut window_bytes = ((self.max_tokens + SPARE_TOKENS) * BYTES_PER_TOKEN).min(most_bytes);
+        let (mut encoding, seen_bytes) = loop {
             let window = text.get(..text.floor_char_boundary(window_bytes)).unwrap_or(text);
             let encoding = self.tokenizer.encode_fast(window, false)?;
-            if window.len() == text.len() || encoding.len() > room + SPARE_TOKENS {
-                break encoding;
+            let is_enough = encoding.len() > room + SPARE_TOKENS || window_bytes == most_bytes;
+            if window.len() == text.len() || is_enough {
+                break (encoding, window.len());
             }
-            window_bytes *= 4;
+            window_bytes = (window_bytes * 4).min(most_bytes);
         };
-        let truncated = encoding.len() > room;
-        if truncated {
+        let truncated = encoding.len() > room || seen_bytes < text.len();
+        if encoding.len() > room {
             encoding.truncate(room, 0, TruncationDirection::Right);
         }
         let encoding = self.tokenizer.post_process(encoding, None, true)?;
@@ -101,6 +149,8 @@ impl Shared {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     /// A word-level tokenizer of BERT's form, which states a truncation and a padding of its own.
@@ -108,11 +158,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = include_str!("../tests/data/fake_model/tokenizer.json");
         std::fs::write(folder.path().join("tokenizer.json"), file).unwrap();
-        Tokenizer::load(folder.path(), max_tokens).unwrap()
+        Tokenizer::load(folder.path(), max_tokens, 2).unwrap()
     }
 
     async fn tokens(tokenizer: &Tokenizer, text: &str) -> Tokens {
-        tokenizer.tokenize(vec![text.to_owned()]).await.unwrap().remove(0)
+        let deadline = Instant::now() + Duration::from_secs(60);
+        tokenizer.tokenize(vec![text.to_owned()], deadline).await.unwrap().remove(0)
     }
 
     #[tokio::test]
@@ -138,12 +189,28 @@ mod tests {
         let tokens_of_huge = tokens(&tokenizer, &huge).await;
         assert!(tokens_of_huge.truncated);
         assert_eq!(tokens_of_huge.ids, tokens(&tokenizer, &"a b ".repeat(100)).await.ids);
-        let spaces_first = format!("{}a b", " ".repeat(1_000_000));
-        let tokens_behind_spaces = tokens(&tokenizer, &spaces_first).await;
-        assert_eq!(
-            (tokens_behind_spaces.ids.as_slice(), tokens_behind_spaces.truncated),
-            (&[1, 3, 4, 2][..], false)
-        );
+        let spaces_first = |spaces: usize| format!("{}a b", " ".repeat(spaces));
+        let behind_spaces = tokens(&tokenizer, &spaces_first(60_000)).await;
+        assert_eq!((behind_spaces.ids.as_slice(), behind_spaces.truncated), (&[1, 3, 4, 2][..], false));
+    }
+
+    #[tokio::test]
+    async fn what_lies_beyond_the_bound_is_not_looked_at_and_counts_as_truncated() {
+        let tokenizer = tokenizer(64);
+        for huge in [format!("{}a b", " ".repeat(16_000_000)), "a".repeat(16_000_000)] {
+            let started = std::time::Instant::now();
+            assert!(tokens(&tokenizer, &huge).await.truncated);
+            assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+        }
+    }
+
+    #[tokio::test]
+    async fn the_deadline_ends_the_work() {
+        let texts = vec!["a b ".repeat(100_000); 10_000];
+        let started = std::time::Instant::now();
+        let result = tokenizer(64).tokenize(texts, Instant::now() + Duration::from_millis(50)).await;
+        assert_eq!(result, Err(EmbedError::DeadlineExceeded));
+        assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
     }
 
     #[tokio::test]

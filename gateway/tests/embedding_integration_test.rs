@@ -118,6 +118,16 @@ async fn test_model_info() {
     manager.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn test_a_dropped_manager_ends_its_workers() {
+    let manager = manager(2, None).await;
+    let workers: Vec<u32> = manager.workers().iter().filter_map(|worker| worker.pid).collect();
+    assert_eq!(workers.len(), 2);
+    drop(manager);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(workers.iter().all(|pid| !support::is_alive(*pid)));
+}
+
 fn metric(manager: &EmbeddingManager, name: &str) -> f64 {
     let text = manager.metrics_text();
     let line = text.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')));

@@ -79,6 +79,7 @@ class Misbehaviour:
 def main() -> int:
     words = sys.argv[1:]
     command = words[2]
+    words = [word for word in words if word != "--end-with-input"]
     flags = dict(zip(words[3::2], words[4::2], strict=True))
     if command == "prepare":
         print(json.dumps({"path": flags["--model"], "source": "path", "revision": None}))  # noqa: T201

@@ -176,7 +176,29 @@ def test_repository_that_the_hub_lacks_is_not_found(prepare: Callable[..., Any])
 def test_hub_that_closes_every_connection_is_unreachable(prepare: Callable[..., Any]) -> None:
     with FakeHub("owner/name", silent=True) as hub:
         answer = prepare("owner/name", HF_ENDPOINT=hub.address)
-    assert f"the download from {hub.address} failed" in error_of(answer, "hub_unreachable")
+    assert f"{hub.address} cannot be reached" in error_of(answer, "hub_unreachable")
+
+
+def test_hub_that_never_answers_is_said_soon(prepare: Callable[..., Any]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        started = time.monotonic()
+        message = error_of(prepare("owner/name", HF_ENDPOINT=endpoint), "hub_unreachable")
+    assert time.monotonic() - started < 5
+    assert f"{endpoint} cannot be reached" in message
+
+
+def test_prepare_ends_with_its_input_when_asked_to() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "akidb_sidecar", "prepare", "--end-with-input", "--model", "owner/name"],
+            env={**os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}"},
+            stdin=subprocess.PIPE,
+        )
+        silent.accept()[0].close()
+        assert process.stdin is not None
+        process.stdin.close()
+        assert process.wait(timeout=2) == 0
 
 
 def test_packaged_minilm_is_found_without_the_hub(prepare: Callable[..., Any], closed_port: str) -> None:

@@ -16,7 +16,7 @@ use super::respond::{self, RequestError};
 use super::{Context, read_body};
 use crate::Pooling;
 use crate::error::EmbedError;
-use crate::manager::{EmbedRequest, Embeddings, ModelInfo};
+use crate::manager::{EmbedRequest, Embeddings, ModelInfo, shorten};
 use crate::metrics::Phase;
 
 /// Answers with more numbers than this are written off the async threads: that takes a millisecond.
@@ -52,7 +52,7 @@ pub(super) async fn embed(
     context: &Context,
 ) -> Result<Response<Full<Bytes>>, RequestError> {
     let manager = &context.manager;
-    let parsed = match read_body(request, &context.config).await {
+    let parsed = match read_body(request, context).await {
         Ok(body) => manager.timed(Phase::Parse, || parse(&body)),
         Err(error) => Err(error),
     };
@@ -85,24 +85,18 @@ pub(crate) fn write(embeddings: &Embeddings, info: &ModelInfo) -> Vec<u8> {
     body
 }
 
+/// Reads the request's JSON.
 pub(crate) fn parse(body: &[u8]) -> Result<EmbedRequest, RequestError> {
+    // The parser would take an array for the fields in their order.
+    if body.trim_ascii_start().first() == Some(&b'[') {
+        return Err(RequestError::InvalidRequest("an array, expected an object".to_owned()));
+    }
     let EmbedBody { texts, model, pooling, normalize } =
         serde_json::from_slice(body).map_err(|error| match error.classify() {
-            serde_json::error::Category::Data => RequestError::InvalidRequest(describe(&error)),
-            _ => RequestError::InvalidJson(describe(&error)),
+            serde_json::error::Category::Data => RequestError::InvalidRequest(shorten(&error.to_string())),
+            _ => RequestError::InvalidJson(shorten(&error.to_string())),
         })?;
     Ok(EmbedRequest { texts, model, pooling, normalize: normalize.unwrap_or(true) })
-}
-
-/// What the parser says, at a length that fits into an error message.
-fn describe(error: &serde_json::Error) -> String {
-    const LONGEST_BYTES: usize = 300;
-    let mut text = error.to_string();
-    if text.len() > LONGEST_BYTES {
-        text.truncate(text.floor_char_boundary(LONGEST_BYTES));
-        text.push_str("...");
-    }
-    text
 }
 
 #[cfg(test)]

@@ -21,6 +21,9 @@ use super::{Assignment, Membership, Pool};
 use crate::error::EmbedError;
 use crate::job::Job;
 
+/// Times that a worker's silence is looked at before it is given up.
+const TICKS_PER_TIMEOUT: u32 = 6;
+
 /// Why a connection ended.
 #[derive(Debug)]
 pub(crate) enum End {
@@ -97,14 +100,15 @@ pub(crate) async fn run(
         next_batch_id: 1,
         batches_answered: 0,
     };
-    let mut last_sign = Instant::now();
-    let mut check = tokio::time::interval(connection.settings.heartbeat_timeout / 6);
+    // Silence is counted in ticks, so that the time in which the gateway itself was suspended does not count.
+    let mut silent_ticks = 0;
+    let mut check = tokio::time::interval(connection.settings.heartbeat_timeout / TICKS_PER_TIMEOUT);
     check.set_missed_tick_behavior(MissedTickBehavior::Delay);
 
     let end = loop {
         tokio::select! {
             frame = frames.next() => {
-                last_sign = Instant::now();
+                silent_ticks = 0;
                 match frame {
                     None => break End::Closed,
                     Some(Err(ProtocolError::Io(_))) => break End::Closed,
@@ -118,9 +122,9 @@ pub(crate) async fn run(
             }
             Some(assignment) = assignments.recv() => writer.write(connection.send(assignment)),
             _ = check.tick() => {
-                let silence = last_sign.elapsed();
-                if silence >= connection.settings.heartbeat_timeout {
-                    break End::Silent(silence);
+                silent_ticks += 1;
+                if silent_ticks > TICKS_PER_TIMEOUT {
+                    break End::Silent(connection.settings.heartbeat_timeout);
                 }
             }
             () = stop.cancelled() => break End::Stopped,

@@ -9,6 +9,8 @@ use crate::job::Job;
 
 /// How many later texts may be put into a batch before an earlier one.
 pub(super) const MOST_OVERTAKEN: u8 = 8;
+/// Most texts in a batch: the answer must fit into a frame, with vectors of up to 8,192 numbers.
+const MOST_TEXTS: usize = 2048;
 /// How far behind a text that does not fit others are looked at.
 const LOOK_AHEAD: usize = 16;
 /// A share of the queue is not made smaller than this for the sake of an idle worker, in tokens.
@@ -73,7 +75,11 @@ pub(crate) fn take_batch<T: Packable>(queue: &mut VecDeque<T>, max_tokens: usize
         }
         // Whoever passes a later one passes the first one, too, so that one is overtaken most often.
         let patience_is_over = skipped.front_mut().is_some_and(|first| *first.overtaken() >= MOST_OVERTAKEN);
-        if tokens >= max_tokens || patience_is_over || skipped.len() >= LOOK_AHEAD {
+        if tokens >= max_tokens
+            || batch.len() >= MOST_TEXTS
+            || patience_is_over
+            || skipped.len() >= LOOK_AHEAD
+        {
             break;
         }
     }

@@ -22,13 +22,18 @@ const LONGEST_LINE_BYTES: u64 = 4096;
 /// Lines kept to be quoted when a worker dies.
 const LAST_WORDS_LINES: usize = 5;
 
-/// Runs the sidecar to its end and collects what it wrote.
+/// Runs the sidecar to its end and collects what it wrote. It can watch its standard input for the gateway's end.
 pub(crate) async fn run(sidecar: &Sidecar, arguments: &[&str], inherit_stderr: bool) -> io::Result<Output> {
     let mut command = Command::new(&sidecar.program);
-    command.args(&sidecar.first_arguments).args(arguments).stdin(Stdio::null()).kill_on_drop(true);
-    command.stdout(Stdio::piped());
+    command.args(&sidecar.first_arguments).args(arguments).kill_on_drop(true);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
     command.stderr(if inherit_stderr { Stdio::inherit() } else { Stdio::piped() });
-    command.spawn()?.wait_with_output().await
+    let mut child = command.spawn()?;
+    // Its end tells the child that the gateway is gone.
+    let input = child.stdin.take();
+    let output = child.wait_with_output().await;
+    drop(input);
+    output
 }
 
 /// Starts worker processes, one at a time.

@@ -202,6 +202,33 @@ fn one_fatal_worker_among_ready_ones_is_not_started_again() {
 }
 
 #[test]
+fn when_every_worker_is_given_up_requests_are_refused_at_once() {
+    let gateway = Gateway::misbehaving(&json!({}), &["--workers", "1"]);
+    embed_right(&gateway, &["a"]);
+    gateway.misbehave(&json!({"fatal": "the model file has gone"}));
+    support::kill(gateway.worker_pids()[0], Signal::SIGKILL);
+    gateway.eventually("it is given up", |gateway| gateway.health()["workers"][0]["state"] == "failed");
+    let started = Instant::now();
+    assert_eq!(gateway.embed(&["a"]).code(), (503, "no_worker".to_owned()));
+    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+}
+
+#[test]
+fn a_gateway_that_was_suspended_keeps_its_healthy_workers() {
+    let gateway = Gateway::misbehaving(&json!({}), &["--workers", "2"]);
+    gateway.wait_until_ready();
+    let workers = gateway.worker_pids();
+    for _ in 0..2 {
+        gateway.signal(Signal::SIGSTOP);
+        std::thread::sleep(Duration::from_secs(4));
+        gateway.signal(Signal::SIGCONT);
+        embed_right(&gateway, &["a"]);
+        std::thread::sleep(Duration::from_millis(800));
+    }
+    assert_eq!(gateway.worker_pids(), workers);
+}
+
+#[test]
 fn many_crashes_leave_no_process_and_no_descriptor_behind() {
     let gateway =
         Gateway::misbehaving(&json!({"delay": 0.02}), &["--workers", "2", "--max-batch-tokens", "1"]);
@@ -219,6 +246,6 @@ fn many_crashes_leave_no_process_and_no_descriptor_behind() {
         embed_right(&gateway, &["a", "b", "c", "d", "e", "f"]);
     }
     gateway.eventually("the descriptors are given back", |_| descriptors() <= before + 2);
-    let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", gateway.pid())).unwrap();
-    assert!(children.split_whitespace().count() <= 2, "{children}");
+    let children = support::children(gateway.pid());
+    assert!(children.len() <= 2, "{children:?}");
 }

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -65,6 +66,7 @@ fn bad_input_is_refused_with_a_stable_code_and_disturbs_nobody() {
         (r#"{"texts":["\ud800"]}"#, 400, "invalid_json", "JSON"),
         ("{}", 400, "invalid_request", "texts"),
         ("[]", 400, "invalid_request", "form"),
+        (r#"[["a"],null,null,null]"#, 400, "invalid_request", "array"),
         (r#"{"texts":"a"}"#, 400, "invalid_request", "string"),
         (r#"{"texts":[1]}"#, 400, "invalid_request", "integer"),
         (r#"{"texts":["a",null]}"#, 400, "invalid_request", "null"),
@@ -83,11 +85,14 @@ fn bad_input_is_refused_with_a_stable_code_and_disturbs_nobody() {
         assert_eq!(error["type"], "invalid_request_error", "{shown}");
         assert_eq!(error["request_id"].as_str(), answer.header("x-request-id"), "{shown}");
     }
+    let long_name = json!({"texts": ["a"], "model": "m".repeat(1_000_000)}).to_string();
+    let answer = gateway.post("/api/v1/embed", &long_name);
+    assert!(answer.status == 400 && answer.text.len() < 1000, "{} bytes", answer.text.len());
     let too_many = json!({"texts": vec!["a"; 2049]}).to_string();
     assert_eq!(gateway.post("/api/v1/embed", &too_many).code(), (413, "too_many_texts".to_owned()));
     let most = json!({"texts": vec!["a"; 2048]}).to_string();
     assert_eq!(gateway.post("/api/v1/embed", &most).vectors().len(), 2048);
-    assert_eq!(gateway.metric("akidb_embedding_requests_total{status=\"error\"}"), 17.0);
+    assert_eq!(gateway.metric("akidb_embedding_requests_total{status=\"error\"}"), 19.0);
     assert_eq!(gateway.metric("akidb_embedding_requests_total{status=\"success\"}"), 1.0);
     assert_eq!(gateway.metric("akidb_embedding_queue_depth"), 0.0);
     let restarts: u64 = gateway.health()["workers"][0]["restarts"].as_u64().unwrap();
@@ -140,6 +145,44 @@ fn malformed_http_is_refused_and_the_gateway_lives_on() {
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400 "), "{answer}");
     }
     assert_eq!(gateway.embed(&["a"]).status, 200);
+}
+
+#[test]
+fn a_huge_text_without_spaces_is_cut_and_holds_nobody_up() {
+    let gateway = Gateway::fake(&["--workers", "1"]);
+    gateway.wait_until_ready();
+    std::thread::scope(|scope| {
+        for letter in ["a", " ", "\u{200b}"] {
+            let texts = json!({"texts": [letter.repeat(15 * 1024 * 1024 / letter.len())]}).to_string();
+            scope.spawn(|| {
+                let started = Instant::now();
+                let texts = texts;
+                let answer = gateway.post("/api/v1/embed", &texts);
+                assert_eq!((answer.status, &answer.json()["usage"]["truncated"]), (200, &json!(1)));
+                assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+            });
+        }
+        for _ in 0..50 {
+            let started = Instant::now();
+            assert_eq!(gateway.embed(&["a"]).status, 200);
+            assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+        }
+    });
+}
+
+#[test]
+fn requests_that_nobody_waits_for_leave_the_queue_while_no_worker_is_ready() {
+    let gateway = Gateway::misbehaving(
+        &json!({"never_ready": true}),
+        &["--workers", "1", "--request-timeout", "300ms"],
+    );
+    std::thread::scope(|scope| {
+        for _ in 0..40 {
+            scope.spawn(|| assert_eq!(gateway.embed(&["a"]).code(), (503, "no_worker".to_owned())));
+        }
+    });
+    std::thread::sleep(Duration::from_millis(700));
+    assert_eq!(gateway.metric("akidb_embedding_queue_depth"), 0.0);
 }
 
 #[test]

@@ -68,6 +68,22 @@ fn a_gateway_whose_workers_are_still_starting_ends_at_once() {
 }
 
 #[test]
+fn a_request_whose_body_is_still_under_way_is_refused_at_once() {
+    let mut gateway = Gateway::fake(&["--workers", "1"]);
+    gateway.wait_until_ready();
+    let mut stream = TcpStream::connect(gateway.address).unwrap();
+    stream.write_all(b"POST /api/v1/embed HTTP/1.1\r\nhost: x\r\ncontent-length: 15\r\n\r\n{\"te").unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    let started = Instant::now();
+    gateway.signal(Signal::SIGTERM);
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("\r\nconnection: close\r\n"), "{answer}");
+    assert_eq!(gateway.wait().code(), Some(0));
+    assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+}
+
+#[test]
 fn work_that_does_not_end_is_given_up_at_the_drain_time_or_at_a_second_signal() {
     for (drain_timeout, second_signal) in [("500ms", false), ("1h", true)] {
         let mut gateway = Gateway::misbehaving(
@@ -76,7 +92,7 @@ fn work_that_does_not_end_is_given_up_at_the_drain_time_or_at_a_second_signal() 
         );
         gateway.wait_until_ready();
         let started = std::thread::scope(|scope| {
-            scope.spawn(|| gateway.try_post("/api/v1/embed", r#"{"texts":["a"]}"#));
+            scope.spawn(|| assert_eq!(gateway.embed(&["a"]).code(), (503, "draining".to_owned())));
             gateway.eventually("it is at the worker", |gateway| {
                 gateway.health()["workers"][0]["in_flight"] == 1
             });
@@ -91,6 +107,26 @@ fn work_that_does_not_end_is_given_up_at_the_drain_time_or_at_a_second_signal() 
         gateway.wait();
         assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
     }
+}
+
+#[test]
+fn a_gateway_that_is_killed_while_it_resolves_its_model_leaves_no_process_behind() {
+    let silent_hub = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let cache = tempfile::tempdir().unwrap();
+    let mut gateway = support::command()
+        .args(["--model", "owner/name", "--listen", "127.0.0.1:0"])
+        .env("HF_ENDPOINT", format!("http://{}", silent_hub.local_addr().unwrap()))
+        .env("HF_HOME", cache.path())
+        .spawn()
+        .unwrap();
+    let _asked = silent_hub.accept().unwrap();
+    let preparing = support::children(gateway.id());
+    assert_eq!(preparing.len(), 1, "{preparing:?}");
+    gateway.kill().unwrap();
+    gateway.wait().unwrap();
+    // It would give the hub up after 2.5 seconds by itself.
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(!support::is_alive(preparing[0]));
 }
 
 #[test]

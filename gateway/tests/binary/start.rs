@@ -105,6 +105,18 @@ fn a_model_that_cannot_be_had_ends_soon_with_one_line_that_holds_a_command_that_
 }
 
 #[test]
+fn a_hub_that_never_answers_is_given_up_soon() {
+    let silent_hub = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut command = support::command();
+    let _cache = without_hub(&mut command);
+    command.env("HF_ENDPOINT", format!("http://{}", silent_hub.local_addr().unwrap()));
+    command.args(["--listen", "127.0.0.1:0"]);
+    let (code, stderr, took) = run_to_end(command);
+    assert_eq!((code, stderr.lines().count()), (78, 1), "{stderr}");
+    assert!(took < Duration::from_secs(5), "{took:?}");
+}
+
+#[test]
 fn a_name_that_is_no_model_is_refused() {
     for model in ["no such model", "/nonexistent/folder", "a/b/c"] {
         let mut command = support::command();
@@ -199,7 +211,7 @@ fn a_missing_python_environment_is_said_with_everything_that_was_tried() {
     command.env("PATH", "/nonexistent").env("VIRTUAL_ENV", "/nonexistent/environment");
     let (code, stderr, _) = run_to_end(command);
     assert_eq!(code, 78);
-    for part in ["/nonexistent/environment/bin/python", "`akidb-sidecar` on the PATH", "make setup"] {
+    for part in ["`/nonexistent/environment`", "`akidb-sidecar` on the PATH", "make setup"] {
         assert!(stderr.contains(part), "{part} is not in {stderr}");
     }
     let (_folder, mut command) = far_from_the_checkout();
@@ -234,6 +246,8 @@ fn the_environment_is_found_in_the_checkout_by_its_variable_and_on_the_path() {
     by_variable.env("VIRTUAL_ENV", &environment);
     serves(by_variable);
     let (_folder, mut by_path) = far_from_the_checkout();
-    by_path.env("PATH", environment.join("bin"));
+    // An environment without the package is passed over.
+    let other = tempfile::tempdir().unwrap();
+    by_path.env("PATH", environment.join("bin")).env("VIRTUAL_ENV", other.path());
     serves(by_path);
 }

@@ -29,6 +29,7 @@ class PrepareSettings:
     model: str
     revision: str | None
     show_progress: bool
+    ends_with_input: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def parse(arguments: Sequence[str]) -> Settings:
     if flags.command == "worker":
         return WorkerSettings(flags.model_path, flags.max_tokens, flags.worker_id)
     if flags.command == "prepare":
-        return PrepareSettings(flags.model, flags.revision, flags.progress == "auto")
+        return PrepareSettings(flags.model, flags.revision, flags.progress == "auto", flags.end_with_input)
     return DoctorSettings()
 
 
@@ -61,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
 
     prepare = commands.add_parser("prepare", help="find or download a model and print where it is, as JSON")
     prepare.add_argument("--model", required=True, help="name, hub repository (owner/name), or directory")
+    prepare.add_argument("--end-with-input", action="store_true", help="stop when standard input is closed")
     prepare.add_argument("--revision", help="branch, tag or commit on the hub")
     prepare.add_argument(
         "--progress", choices=("auto", "off"), default="auto", help="progress bars on stderr"

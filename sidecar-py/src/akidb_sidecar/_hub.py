@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import http.client
 import os
-import socket
+import ssl
+import threading
+import urllib.error
+import urllib.request
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -12,14 +16,14 @@ from akidb_sidecar._errors import ModelError
 PATTERNS = ["*.safetensors", "*.json", "*.txt", "tokenizer.model"]
 """Never a pickle: no ``*.bin``, no ``*.pt``."""
 DEFAULT_ENDPOINT = "https://huggingface.co"
-CONNECT_SECONDS = 2.0
+ANSWER_SECONDS = 2.5
 
 
 def fetch(repository: str, revision: str | None, *, show_progress: bool) -> tuple[Path, str]:
     """Return the directory with the repository's files, and the commit they are of."""
     endpoint = os.environ.get("HF_ENDPOINT", DEFAULT_ENDPOINT)
     try:
-        _address(endpoint)
+        _check_address(endpoint)
     except ValueError as error:
         raise ModelError("hub_unreachable", f"HF_ENDPOINT `{endpoint}` is not an address: {error}") from None
     # The library reads these when it is imported.
@@ -75,17 +79,34 @@ def fetch(repository: str, revision: str | None, *, show_progress: bool) -> tupl
 
 
 def _is_reachable(endpoint: str) -> bool:
-    """Whether the hub, or the proxy in front of it, accepts a connection soon: downloads retry too long."""
-    scheme = urlsplit(endpoint).scheme
-    proxy = os.environ.get(f"{scheme}_proxy") or os.environ.get(f"{scheme}_proxy".upper())
+    """Whether the hub, or the proxy in front of it, answers soon: downloads retry for too long.
+
+    A silent name server has no time limit of its own, so a thread that may be left behind asks.
+    """
+    asking = threading.Thread(target=_ask, args=(endpoint, answered := threading.Event()), daemon=True)
+    asking.start()
+    asking.join(ANSWER_SECONDS)
+    return answered.is_set()
+
+
+def _ask(endpoint: str, answered: threading.Event) -> None:
     try:
-        socket.create_connection(_address(proxy or endpoint), timeout=CONNECT_SECONDS).close()
-    except (OSError, ValueError):
-        return False
-    return True
+        request = urllib.request.Request(endpoint, method="HEAD")  # noqa: S310 - the scheme was checked
+        urllib.request.urlopen(request, timeout=ANSWER_SECONDS).close()  # noqa: S310
+    except urllib.error.HTTPError as error:
+        error.close()
+    except urllib.error.URLError as error:
+        # What the certificate is worth is for the library to say, which knows more authorities.
+        if not isinstance(error.reason, ssl.SSLError):
+            return
+    except (OSError, ValueError, http.client.HTTPException):
+        return
+    answered.set()
 
 
-def _address(url: str) -> tuple[str, int]:
-    """Return host and port of a URL; raise ``ValueError`` when its port is no number."""
+def _check_address(url: str) -> None:
+    """Raise ``ValueError`` when a URL is not one of the web's."""
     parts = urlsplit(url)
-    return parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("it must start with https:// or http:// and a host")
+    _ = parts.port  # the property judges it

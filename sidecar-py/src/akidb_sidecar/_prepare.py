@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from akidb_sidecar import _connection
 from akidb_sidecar._errors import EXIT_CONFIGURATION, ModelError
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ class Prepared:
 
 def run(settings: PrepareSettings) -> int:
     """Print one line of JSON: where the model is, or what is wrong with it."""
+    if settings.ends_with_input:
+        _connection.Connection().watch()
     try:
         prepared = prepare(settings.model, settings.revision, show_progress=settings.show_progress)
     except ModelError as error:
