@@ -378,8 +378,8 @@ impl Slot {
             _ => Duration::ZERO,
         };
         let ended = process.end(patience).await;
-        self.publish(|status| status.pid = None);
         if stopping {
+            self.publish(|status| status.pid = None);
             return;
         }
         let status = ended.ok();
@@ -396,6 +396,10 @@ impl Slot {
             Loss::Closed | Loss::Fatal(_) | Loss::Stopped if signal.is_some() => RestartReason::Signal,
             Loss::Closed | Loss::Fatal(_) | Loss::Stopped => RestartReason::Exit,
         };
+        // Before the log and the status say so: who has read them finds it counted.
+        if !matches!(loss, Loss::Fatal(_)) {
+            self.metrics.worker_restarted(reason);
+        }
         let last_words: Vec<String> =
             last_words.lock().unwrap_or_else(std::sync::PoisonError::into_inner).iter().cloned().collect();
         tracing::warn!(
@@ -411,9 +415,7 @@ impl Slot {
             last_words = last_words.join(" | "),
             "worker lost"
         );
-        if !matches!(loss, Loss::Fatal(_)) {
-            self.metrics.worker_restarted(reason);
-        }
+        self.publish(|status| status.pid = None);
     }
 
     fn publish(&self, change: impl FnOnce(&mut WorkerStatus)) {
