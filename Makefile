@@ -4,6 +4,7 @@
 PYTHON ?= python3
 CARGO ?= cargo
 ARGS ?=
+BENCH_ARGS ?=
 
 VENV := sidecar-py/.venv
 UV := .tools/bin/uv
@@ -11,7 +12,7 @@ UV_SYNC := cd sidecar-py && UV_PYTHON_DOWNLOADS=never UV_SYSTEM_CERTS=true ../$(
 IN_VENV := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev build run test lint lint-rust lint-python audit test-rust test-python guard doctor golden clean
+.PHONY: help setup setup-dev build run test lint lint-rust lint-python audit test-rust test-python guard doctor bench golden clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -71,6 +72,10 @@ guard: setup-dev ## Count the instructions of the inner loops; more than committ
 
 doctor: setup ## Say how fast this machine multiplies matrices
 	@$(VENV)/bin/python -m akidb_sidecar doctor
+
+bench: setup build ## Measure this server beside others, in one table; options in BENCH_ARGS="...", such as --quick
+	@$(CARGO) build --release --locked --example load
+	@PYTHONPATH=scripts $(VENV)/bin/python -m bench $(BENCH_ARGS)
 
 golden: ## Write the protocol's golden frames anew, after a deliberate change
 	AKIDB_WRITE_GOLDEN=1 $(CARGO) test -p akidb-protocol --test golden

@@ -1,0 +1,101 @@
+"""``python -m bench``: measure all; print one table, write ``target/bench/results.json`` and a plot."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+from bench import environments, plot, report, systems
+from bench.acceptance import targets
+from bench.measure import IN_PROCESS, Corpus, Plan, Rounds
+from bench.processes import REPOSITORY, WORKPLACE, ChildError
+from bench.progress import Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import FrameType
+
+RESULTS = WORKPLACE / "results.json"
+PLOT = REPOSITORY / "docs" / "throughput.svg"
+NEEDS_PEERS = ("torch", "onnxruntime", "mosec", "mosec-2-workers", "echo-mosec-json", "echo-mosec-bytes")
+NEEDS_INFINITY = ("infinity-torch", "infinity-onnx")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run; the exit code is 1 when something could not be measured."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    names = [*IN_PROCESS, *(server.name for server in systems.all_servers(WORKPLACE, WORKPLACE))]
+    flags = _parser(names).parse_args(arguments)
+    progress = Progress()
+    only = tuple(flags.only or (name for name in names if name not in systems.NOT_BY_DEFAULT))
+    broken: dict[str, str] = {}
+    for environment, needed_by in (("peers", NEEDS_PEERS), ("infinity", NEEDS_INFINITY)):
+        if set(only) & set(needed_by):
+            try:
+                environments.make(environment, progress)
+            except ChildError as error:
+                broken |= {name: str(error) for name in needed_by if name in only}
+    model = onnx_model = environments.model_path()
+    if set(only) & {*NEEDS_PEERS, *NEEDS_INFINITY} - set(broken):
+        try:
+            model, onnx_model = environments.models_for_peers(progress)
+        except ChildError as error:
+            broken |= dict.fromkeys({"onnxruntime", "infinity-onnx"} & set(only), str(error))
+    runnable = tuple(name for name in only if name not in broken)
+    seconds = flags.seconds or (1.0 if flags.quick else 2.0)
+    plan = Plan(runnable, seconds, flags.quick, model, onnx_model)
+    corpus = Corpus(model)
+    number = flags.rounds or (1 if flags.quick else 3)
+    rounds = Rounds(plan, corpus, progress)
+    measured = [rounds.run(f"round {index} of {number}") for index in range(1, number + 1)]
+    summary = report.summarize(measured, plan, corpus)
+    summary["broken"] = broken | summary["broken"]
+    RESULTS.write_text(json.dumps(summary, indent=1))
+    # What a hurried or partial run shows is not for the documentation.
+    drawing = WORKPLACE / PLOT.name if flags.quick or flags.only else PLOT
+    drawing.write_text(plot.draw(summary))
+    print(report.table(summary, targets(measured, corpus.tokenizer_bytes)), file=sys.stdout)  # noqa: T201 - the table
+    progress.say(f"written: {RESULTS.relative_to(REPOSITORY)}, {drawing.relative_to(REPOSITORY)}")
+    return 1 if summary["broken"] else 0
+
+
+def _parser(names: Sequence[str]) -> argparse.ArgumentParser:
+    def some(text: str) -> list[str]:
+        chosen = text.split(",")
+        unknown = [name for name in chosen if name not in names]
+        if unknown:
+            problem = f"`{unknown[0]}` is none of {', '.join(names)}"
+            raise argparse.ArgumentTypeError(problem)
+        return chosen
+
+    parser = argparse.ArgumentParser(
+        prog="make bench BENCH_ARGS=...",
+        description="akidb-gateway beside its peers, in one run, in one table.",
+    )
+    off = ", ".join(systems.NOT_BY_DEFAULT)
+    parser.add_argument(
+        "--only",
+        type=some,
+        metavar="NAMES",
+        help=f"systems, with commas; default: all but {off}. All: {', '.join(names)}",
+    )
+    parser.add_argument("--rounds", type=int, help="times that everything is measured (default: 3)")
+    parser.add_argument("--seconds", type=float, help="time of each measurement (default: 2)")
+    parser.add_argument("--quick", action="store_true", help="one round of few points, one second each")
+    return parser
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except ChildError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
