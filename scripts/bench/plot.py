@@ -50,7 +50,7 @@ def draw(summary: dict[str, Any]) -> str:
     curves = {name: _curve(summary, name) for name in SERIES}
     curves = {name: curve for name, curve in curves.items() if curve}
     peak = _peak(summary)
-    highest = max([peak or 0, *(rate for curve in curves.values() for rate in curve.values())])
+    highest = max([peak or 1.0, *(rate for curve in curves.values() for rate in curve.values())])
     step = _step(highest / TICKS)
     top = step * -(-highest * 1.02 // step)
 

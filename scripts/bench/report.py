@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from bench.measure import Corpus, Plan
 
 SAME_VECTOR_COSINE = 0.9999
+LEAST_OF_BEST_PEAK = 0.85
 
 
 def summarize(rounds: Sequence[Round], plan: Plan, corpus: Corpus) -> dict[str, Any]:
@@ -41,6 +42,7 @@ def summarize(rounds: Sequence[Round], plan: Plan, corpus: Corpus) -> dict[str, 
             "cores": os.cpu_count(),
             "system": f"{platform.system()} {platform.machine()}",
             "matmul_peak_flops": {str(threads): flops for threads, flops in peak.items()},
+            "matmul_peak_flops_by_round": [r.peak for r in rounds],
         },
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "settings": {
@@ -89,6 +91,7 @@ def table(summary: dict[str, Any], targets_measured: Sequence[Target]) -> str:
         "",
     ]
     lines += [f"NOT MEASURED: {name}: {why}" for name, why in summary["broken"].items()]
+    lines += _disturbances(machine["matmul_peak_flops_by_round"])
     for name, cosine in summary["cosine"].items():
         if cosine < SAME_VECTOR_COSINE:
             lines.append(f"WARNING: the vectors of {name} differ from the others': cosine {cosine:.6f}")
@@ -126,7 +129,7 @@ def _fact_cells(fact: dict[str, Any]) -> list[str]:
 
 def _target_cells(target: Target) -> list[str]:
     def shown(value: float | None) -> str:
-        return "" if value is None else f"{value:.2f} {target.unit}".strip()
+        return "" if value is None else f"{value:.3f}" if not target.unit else f"{value:.2f} {target.unit}"
 
     sign = "<=" if target.at_most else ">="
     return [
@@ -155,6 +158,20 @@ def _aligned(head: str, rows: list[list[str]]) -> list[str]:
         return "  ".join(padded).rstrip()
 
     return [line(cells[0]), "  ".join("-" * width for width in widths), *(line(row) for row in rows)]
+
+
+def _disturbances(peaks: list[dict[int, float]]) -> list[str]:
+    """Say which rounds were measured while something else kept a core busy: their matmul peak is lower."""
+    lines = []
+    for threads in sorted({threads for peak in peaks for threads in peak}):
+        best = max(peak.get(threads, 0.0) for peak in peaks)
+        low = [
+            str(i) for i, peak in enumerate(peaks, 1) if peak.get(threads, best) < LEAST_OF_BEST_PEAK * best
+        ]
+        if low:
+            where = f"round {', '.join(low)}: the matmul peak on {threads} threads was far below the others'"
+            lines.append(f"WARNING: {where}: something else used the machine")
+    return lines
 
 
 def _threads(rounds: Sequence[Round]) -> list[int]:
