@@ -148,7 +148,7 @@ impl Pool {
         }
     }
 
-    /// Tokens that keep a worker busy for [`BATCH_TIME`].
+    /// Tokens that keep a worker busy for `BATCH_TIME`.
     pub(crate) fn batch_tokens(&self) -> usize {
         batch_tokens(self.shared.tokens_per_second.load(Ordering::Relaxed))
     }

@@ -1,7 +1,7 @@
 //! Which queued texts go into the next batch. Pure: no clock of its own, no I/O.
 //!
 //! First in, first out, with one exception: where the next text does not fit into what is left of the budget, later
-//! ones that do fit may go before it. No text is overtaken by more than [`MOST_OVERTAKEN`] others.
+//! ones that do fit may go before it. No text is overtaken by more than `MOST_OVERTAKEN` others.
 
 use std::collections::VecDeque;
 
