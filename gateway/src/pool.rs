@@ -1,6 +1,6 @@
 //! The ready workers: who gets the next batch, and what becomes of a batch whose worker was lost.
 //!
-//! A permit is one batch frame on one worker. Each worker has a semaphore of its own; [`Pool::reserve`] waits
+//! A permit is one batch frame on one worker. Each worker has a semaphore of its own; `Pool::reserve` waits
 //! for a permit of the worker with the fewest tokens in flight. Lost batches come back here and go first:
 //! they never climb back into the scheduler.
 //!
