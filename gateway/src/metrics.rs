@@ -84,6 +84,7 @@ pub(crate) enum Phase {
 }
 
 impl Phase {
+    /// Every phase with its label, in the order of the enum.
     const ALL: [(Self, &'static str); 5] = [
         (Self::Parse, "parse"),
         (Self::Tokenize, "tokenize"),
@@ -97,6 +98,8 @@ impl Phase {
 struct PhaseLabel {
     phase: &'static str,
 }
+
+type PhaseFamily = Family<PhaseLabel, Histogram, fn() -> Histogram>;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct StatusLabel {
@@ -136,11 +139,12 @@ pub(crate) struct Metrics {
 impl Metrics {
     /// Registers everything. `model` goes into the build information.
     pub(crate) fn new(model: &str) -> Self {
+        let phases = PhaseFamily::new_with_constructor(|| Histogram::new(PHASE_BUCKETS_SECONDS));
         let mut metrics = Self {
             registry: Registry::default(),
             requests: Family::default(),
             restarts: Family::default(),
-            phases: std::array::from_fn(|_| Histogram::new(PHASE_BUCKETS_SECONDS)),
+            phases: Phase::ALL.map(|(_, name)| phases.get_or_create_owned(&PhaseLabel { phase: name })),
             latency_seconds: Histogram::new(LATENCY_BUCKETS_SECONDS),
             batch_size: Histogram::new(BATCH_SIZE_BUCKETS),
             gil_wait_seconds: Histogram::new(WAIT_BUCKETS_SECONDS),
@@ -156,11 +160,11 @@ impl Metrics {
         for reason in RestartReason::ALL {
             drop(metrics.restarts.get_or_create(&ReasonLabel { reason: reason.name() }));
         }
-        metrics.register_all(model);
+        metrics.register_all(model, phases);
         metrics
     }
 
-    fn register_all(&mut self, model: &str) {
+    fn register_all(&mut self, model: &str, phases: PhaseFamily) {
         let registry = &mut self.registry;
         registry.register("akidb_embedding_requests", "Embedding requests answered", self.requests.clone());
         registry.register_with_unit(
@@ -181,12 +185,6 @@ impl Metrics {
             "Requests admitted and not yet wholly at a worker",
             self.queue_depth.clone(),
         );
-        let phases = Family::<PhaseLabel, Histogram, _>::new_with_constructor(|| {
-            Histogram::new(PHASE_BUCKETS_SECONDS)
-        });
-        for (phase, name) in Phase::ALL {
-            self.phases[phase as usize] = phases.get_or_create_owned(&PhaseLabel { phase: name });
-        }
         registry.register_with_unit(
             "akidb_embedding_phase",
             "Where the time goes: parse, tokenize and write per request, transfer and compute per batch",
@@ -239,6 +237,11 @@ impl Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn phases_are_listed_in_the_order_of_the_enum() {
+        assert!(Phase::ALL.iter().enumerate().all(|(index, (phase, _))| *phase as usize == index));
+    }
 
     #[test]
     fn the_names_and_buckets_are_those_that_dashboards_read() {

@@ -334,15 +334,15 @@ impl Slot {
         for warning in &ready.warnings {
             tracing::warn!(worker = self.id, warning, "worker warns");
         }
+        let tokens_per_second = f64::from(ready.warm_up_tokens) / ready.warm_up_seconds.max(1e-6);
         tracing::info!(
             worker = self.id,
             device = ready.device,
             blas = ready.blas,
-            warm_up_tokens_per_second = f64::from(ready.warm_up_tokens) / ready.warm_up_seconds.max(1e-6),
+            warm_up_tokens_per_second = tokens_per_second,
             start_seconds = started.elapsed().as_secs_f64(),
             "worker ready"
         );
-        let tokens_per_second = f64::from(ready.warm_up_tokens) / ready.warm_up_seconds.max(1e-6);
         let membership = self.pool.join(self.id, tokens_per_second);
         self.publish(|status| {
             status.state = WorkerState::Ready;

@@ -57,11 +57,10 @@ pub(super) async fn embed(
         Err(error) => Err(error),
     };
     let request = parsed.inspect_err(|_error| manager.count_refused())?;
-    let texts = request.texts.len();
     let embeddings = manager.embed_request(request).await?;
+    let numbers = embeddings.vectors.len() * manager.model_info().dimension;
     let manager = Arc::clone(manager);
     let write = move || manager.timed(Phase::Write, || write(&embeddings, manager.model_info()));
-    let numbers = context.manager.model_info().dimension * texts;
     let body = if numbers <= INLINE_NUMBERS {
         write()
     } else {
@@ -79,7 +78,7 @@ pub(crate) fn write(embeddings: &Embeddings, info: &ModelInfo) -> Vec<u8> {
         duration_ms: duration.as_secs_f64() * 1000.0,
     };
     let answer = EmbedAnswer { embeddings: vectors, model: &info.model, dimension: info.dimension, usage };
-    let numbers: usize = vectors.iter().map(Vec::len).sum();
+    let numbers = vectors.len() * info.dimension;
     let mut body = Vec::with_capacity(numbers * BYTES_PER_NUMBER + 256);
     serde_json::to_writer(&mut body, &answer).expect("our own answers are valid JSON: this is a bug");
     body

@@ -21,16 +21,6 @@ def run() -> int:
     blas = _blas.load()
     import mlx.core as mx  # noqa: PLC0415 - the first library to define a symbol wins
 
-    def gigaflops() -> float:
-        matrix = mx.random.normal((SIDE, SIDE))
-        mx.eval(matrix)
-        seconds = []
-        for _ in range(ROUNDS):
-            started = time.perf_counter()
-            mx.eval(matrix @ matrix)
-            seconds.append(time.perf_counter() - started)
-        return 2 * SIDE**3 / statistics.median(seconds) / 1e9
-
     _report("akidb-sidecar", __version__)
     _report("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     _report("mlx", version("mlx"))
@@ -39,12 +29,27 @@ def run() -> int:
     _report("kernels", _kernels.prepare())
     cores = os.cpu_count() or 1
     for threads in sorted({1, cores}):
-        blas.set_threads(threads)
+        gigaflops = matmul_flops(blas, threads, ROUNDS) / 1e9
         label = f"float32 matmul, {threads} thread{'s' if threads > 1 else ''}"
-        _report(label, f"{gigaflops():.0f} GFLOP/s ({SIDE} x {SIDE}, median of {ROUNDS})")
+        _report(label, f"{gigaflops:.0f} GFLOP/s ({SIDE} x {SIDE}, median of {ROUNDS})")
     for warning in blas.warnings:
         _report("warning", warning)
     return 1 if blas.warnings else 0
+
+
+def matmul_flops(blas: _blas.Blas, threads: int, rounds: int) -> float:
+    """Return the median rate of float32 matrix products in FLOP/s; ``blas`` is the loaded one."""
+    import mlx.core as mx  # noqa: PLC0415 - the first library to define a symbol wins
+
+    blas.set_threads(threads)
+    matrix = mx.random.normal((SIDE, SIDE))
+    mx.eval(matrix)
+    seconds = []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        mx.eval(matrix @ matrix)
+        seconds.append(time.perf_counter() - started)
+    return 2 * SIDE**3 / statistics.median(seconds)
 
 
 def _report(name: str, value: str) -> None:

@@ -33,15 +33,20 @@ class Batch:
     threads: int = 0
     """Threads to compute with; 0 leaves it to the engine."""
 
-    def check(self, vocabulary: int, longest_text: int) -> None:
-        """Raise :class:`BatchError` unless every index into a model's tables of these sizes is in range."""
-        lengths, token_ids = memoryview(self.lengths).cast("I"), memoryview(self.token_ids).cast("I")
+    def check_lengths(self, longest_text: int) -> None:
+        """Raise :class:`BatchError` unless there are texts, each of 1 to ``longest_text`` tokens."""
+        lengths = memoryview(self.lengths).cast("I")
         if not lengths:
             raise BatchError("the batch has no text")
         if min(lengths) == 0:
             raise BatchError("a text has no tokens")
         if max(lengths) > longest_text:
-            raise BatchError(f"a text has {max(lengths)} tokens, the model has places for {longest_text}")
+            raise BatchError(f"a text has {max(lengths)} tokens, at most {longest_text} are allowed")
+
+    def check(self, vocabulary: int, longest_text: int) -> None:
+        """Raise :class:`BatchError` unless every index into a model's tables of these sizes is in range."""
+        self.check_lengths(longest_text)
+        lengths, token_ids = memoryview(self.lengths).cast("I"), memoryview(self.token_ids).cast("I")
         if sum(lengths) != len(token_ids):
             raise BatchError(f"the batch has {len(token_ids)} token ids, its texts have {sum(lengths)}")
         if max(token_ids) >= vocabulary:

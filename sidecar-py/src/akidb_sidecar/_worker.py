@@ -94,8 +94,9 @@ def _answer(connection: Connection, engine: Engine, message: _protocol.Message) 
     started = time.monotonic()
     answer: _protocol.Message
     try:
-        _check(message, engine.info.max_tokens)
-        vectors = engine.embed(Batch(message.lengths, message.token_ids, message.pooling, message.threads))
+        batch = Batch(message.lengths, message.token_ids, message.pooling, message.threads)
+        batch.check_lengths(engine.info.max_tokens)
+        vectors = engine.embed(batch)
         answer = _protocol.Vectors(
             batch_id=message.batch_id,
             count=message.count,
@@ -113,16 +114,6 @@ def _answer(connection: Connection, engine: Engine, message: _protocol.Message) 
         answer = _protocol.Failed(batch_id=message.batch_id, code="inference_failed", message=reason)
     connection.write(answer)
     connection.batches_done += 1
-
-
-def _check(message: _protocol.Embed, max_tokens: int) -> None:
-    lengths = memoryview(message.lengths).cast("I")
-    if not lengths:
-        raise BatchError("the batch has no text")
-    if min(lengths) == 0:
-        raise BatchError("a text has no tokens")
-    if max(lengths) > max_tokens:
-        raise BatchError(f"a text has {max(lengths)} tokens, at most {max_tokens} are allowed")
 
 
 def _log(line: str) -> None:
