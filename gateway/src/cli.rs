@@ -1,5 +1,9 @@
 //! The command line as typed: raw flags, no meaning yet. [`crate::config`] gives them meaning.
 
+mod faults;
+
+pub use faults::FaultFlags;
+
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 /// Everything that can be typed.
@@ -54,16 +58,6 @@ pub struct ServeFlags {
     #[arg(long, env = "AKIDB_PYTHON", value_name = "PATH", help_heading = "Workers")]
     pub python: Option<String>,
 
-    /// How long a worker may take from its start until it is ready, 1s to 1h
-    #[arg(
-        long,
-        env = "AKIDB_START_TIMEOUT",
-        value_name = "TIME",
-        default_value = "120s",
-        help_heading = "Workers"
-    )]
-    pub start_timeout: String,
-
     /// Model to serve: a name, a Hugging Face repository (`owner/name`), or a directory
     ///
     /// Names: `qwen3-0.6b-4bit` (from the hub), `all-minilm-l6-v2` (ships with the Python environment).
@@ -106,6 +100,29 @@ pub struct ServeFlags {
     )]
     pub batch_wait: String,
 
+    /// Tokens that may be admitted and not yet computed, 1 to 10^9; what is more is refused
+    ///
+    /// Long before that, requests are refused that would by the speed of the workers not be done in time.
+    #[arg(
+        long,
+        env = "AKIDB_MAX_QUEUE_TOKENS",
+        value_name = "N",
+        default_value = "1048576",
+        help_heading = "Requests"
+    )]
+    pub max_queue_tokens: String,
+
+    /// How often texts that nobody waits for are dropped while no worker is free, 1ms to 1h
+    #[arg(
+        long,
+        env = "AKIDB_PRUNE_INTERVAL",
+        value_name = "TIME",
+        default_value = "250ms",
+        help_heading = "Requests",
+        hide_short_help = true
+    )]
+    pub prune_interval: String,
+
     /// How long a request may take, 1ms to 1h; then it is answered 504
     #[arg(
         long,
@@ -145,6 +162,10 @@ pub struct ServeFlags {
         help_heading = "Server"
     )]
     pub log_format: String,
+
+    /// When a worker is given up
+    #[command(flatten)]
+    pub faults: FaultFlags,
 }
 
 const AFTER_HELP: &str = "\

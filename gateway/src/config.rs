@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::cli::ServeFlags;
+use crate::cli::{FaultFlags, ServeFlags};
 use crate::error::StartError;
 use crate::{http, manager, model, pool, scheduler, supervisor};
 
@@ -57,6 +57,13 @@ impl Config {
                         text => Some(check.number("--max-batch-tokens", text, 1, 1 << 17)),
                     },
                     batch_wait: check.time("--batch-wait", &flags.batch_wait, Duration::ZERO, SECOND),
+                    max_queue_tokens: check.number(
+                        "--max-queue-tokens",
+                        &flags.max_queue_tokens,
+                        1,
+                        1_000_000_000,
+                    ),
+                    prune_interval: check.time("--prune-interval", &flags.prune_interval, MILLISECOND, HOUR),
                 },
                 pool: pool::Config {
                     max_inflight_per_worker: check.number(
@@ -65,11 +72,16 @@ impl Config {
                         1,
                         64,
                     ),
+                    poison_memory: check.time(
+                        "--poison-memory",
+                        &flags.faults.poison_memory,
+                        Duration::ZERO,
+                        24 * HOUR,
+                    ),
                 },
                 supervisor: supervisor::Config {
                     workers: flags.workers.as_deref().map(|text| check.number("--workers", text, 1, 64)),
-                    start_timeout: check.time("--start-timeout", &flags.start_timeout, SECOND, HOUR),
-                    ..supervisor::Config::default()
+                    ..check.faults(&flags.faults)
                 },
                 python: flags.python.as_deref().map(PathBuf::from),
                 ..manager::Config::default()
@@ -115,6 +127,50 @@ impl Check {
                 most_patient()
             }
         }
+    }
+
+    fn faults(&mut self, flags: &FaultFlags) -> supervisor::Config {
+        let hundredth = 10 * MILLISECOND;
+        supervisor::Config {
+            workers: None,
+            start_timeout: self.time("--start-timeout", &flags.start_timeout, SECOND, HOUR),
+            heartbeat_timeout: self.time(
+                "--heartbeat-timeout",
+                &flags.heartbeat_timeout,
+                30 * MILLISECOND,
+                HOUR,
+            ),
+            progress_timeout: self.time("--progress-timeout", &flags.progress_timeout, hundredth, HOUR),
+            stall_timeout: self.time("--stall-timeout", &flags.stall_timeout, hundredth, HOUR),
+            backoff_first: self.time("--backoff-first", &flags.backoff_first, MILLISECOND, HOUR),
+            backoff_longest: self.time("--backoff-longest", &flags.backoff_longest, MILLISECOND, HOUR),
+            crash_loop_window: self.time("--crash-loop-window", &flags.crash_loop_window, MILLISECOND, HOUR),
+            crash_loop_wait: self.time("--crash-loop-wait", &flags.crash_loop_wait, MILLISECOND, HOUR),
+            exit_patience: self.time("--exit-patience", &flags.exit_patience, Duration::ZERO, HOUR),
+            memory_limit_bytes: self.size("--worker-memory-limit", &flags.worker_memory_limit),
+            memory_interval: self.time("--memory-interval", &flags.memory_interval, hundredth, HOUR),
+            max_batches: match flags.worker_max_batches.trim() {
+                "none" => None,
+                text => Some(self.number("--worker-max-batches", text, 1, 1_000_000_000_000) as u64),
+            },
+        }
+    }
+
+    /// A size in bytes with an optional unit; `none` is no limit.
+    fn size(&mut self, flag: &str, text: &str) -> Option<u64> {
+        let units = [("KiB", 10), ("MiB", 20), ("GiB", 30), ("B", 0), ("", 0)];
+        let trimmed = text.trim();
+        if trimmed == "none" {
+            return None;
+        }
+        let size = units.iter().find_map(|(unit, shift)| {
+            let number: u64 = trimmed.strip_suffix(unit)?.trim().parse().ok()?;
+            number.checked_mul(1 << shift).filter(|bytes| *bytes > 0)
+        });
+        if size.is_none() {
+            self.problem(flag, text, "`none` or a size, such as `800MiB` or `2GiB`");
+        }
+        size
     }
 
     fn address(&mut self, flag: &str, text: &str) -> SocketAddr {
@@ -174,14 +230,27 @@ mod tests {
             "--listen=nowhere",
             "--log-format=xml",
             "--model=",
+            "--worker-memory-limit=2GB",
+            "--heartbeat-timeout=1ms",
         ])
         .unwrap_err();
         let text = error.to_string();
-        assert_eq!(text.lines().count(), 6, "{text}");
-        for part in ["`0`", "`many`", "`30`", "`nowhere`", "`xml`", "AKIDB_MODEL"] {
+        assert_eq!(text.lines().count(), 8, "{text}");
+        for part in ["`2GB`", "`1ms`", "`0`", "`many`", "`30`", "`nowhere`", "`xml`", "AKIDB_MODEL"] {
             assert!(text.contains(part), "{part} is not in {text}");
         }
         assert_eq!(error.exit_code(), crate::error::ExitCode::Usage);
+    }
+
+    #[test]
+    fn a_memory_limit_has_a_unit_or_is_none() {
+        let limit = |text: &str| {
+            config(&[&format!("--worker-memory-limit={text}")]).unwrap().manager.supervisor.memory_limit_bytes
+        };
+        assert_eq!(limit("none"), None);
+        assert_eq!(limit("2GiB"), Some(2 << 30));
+        assert_eq!(limit("800 MiB"), Some(800 << 20));
+        assert_eq!(limit("1000000"), Some(1_000_000));
     }
 
     #[test]

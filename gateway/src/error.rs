@@ -3,6 +3,7 @@
 //! Neither knows HTTP; `http/respond.rs` turns an [`EmbedError`] into a status and a body.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 /// Why texts were not embedded. Its `Display` form is what a client may read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -32,6 +33,18 @@ pub enum EmbedError {
         /// The name served.
         served: String,
     },
+    /// A text is longer than the model allows, and was not to be cut.
+    #[error(
+        "text {index} has {tokens} tokens, the model takes {limit}: shorten it, or leave `truncate` out to have it cut"
+    )]
+    TextTooLong {
+        /// Position in the request, counted from 0.
+        index: usize,
+        /// Tokens of the text, special tokens included.
+        tokens: usize,
+        /// Most tokens the model takes.
+        limit: usize,
+    },
     /// The tokenizer refused a text.
     #[error("text {index} cannot be tokenized")]
     NotTokenizable {
@@ -41,9 +54,20 @@ pub enum EmbedError {
     /// The gateway is shutting down and takes no new work.
     #[error("the gateway is shutting down: send the request to another one, or again later")]
     Draining,
-    /// No worker is ready, and none became ready before the deadline.
+    /// No worker is ready, and none is due before the deadline.
     #[error("no worker is ready: see /health, and send the request again later")]
-    NoWorker,
+    NoWorker {
+        /// Time until a worker is due.
+        retry_after: Duration,
+    },
+    /// So much is queued that the request could not be answered in time.
+    #[error(
+        "more is queued than can be computed in time: send the request again later, or with a longer time limit"
+    )]
+    Overloaded {
+        /// Time until what is queued now is computed.
+        retry_after: Duration,
+    },
     /// Workers died under this request more often than it may be tried, or none came back in time.
     #[error("the worker that computed this request was lost: send the request again")]
     WorkerLost,
@@ -52,6 +76,12 @@ pub enum EmbedError {
         "the request was not answered within its time limit: send fewer or shorter texts, or raise the limit"
     )]
     DeadlineExceeded,
+    /// This text alone killed a worker, now or in the last minutes.
+    #[error("text {index} makes the model crash: leave it out")]
+    PoisonInput {
+        /// Position in the request, counted from 0.
+        index: usize,
+    },
     /// The model raised an error for this text.
     #[error("the model could not compute text {index}")]
     InferenceFailed {

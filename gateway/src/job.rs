@@ -1,7 +1,7 @@
 //! One text on its way: what it is, who waits for it, and its place in the queue.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use akidb_protocol::Pooling;
 use bytes::Bytes;
@@ -25,10 +25,14 @@ pub(crate) struct Job {
     pub(crate) deadline: Instant,
     /// Who waits.
     pub(crate) reply: Reply,
-    /// Its request's place in the queue, until a worker has the text.
-    pub(crate) queued: Option<Arc<QueueEntry>>,
+    /// Its place in the queue, until a worker has the text.
+    pub(crate) place: Option<Place>,
+    /// Its part of the work that was admitted and is not done.
+    pub(crate) _share: Share,
     /// How many workers were lost while they computed it.
     pub(crate) lost_workers: u8,
+    /// The worker whose vector for it could not be right.
+    pub(crate) doubted: Option<u64>,
     /// How many later texts were put into a batch before it.
     pub(crate) overtaken: u8,
 }
@@ -62,6 +66,67 @@ pub(crate) struct Reply {
     pub(crate) worker_lost: Arc<AtomicBool>,
 }
 
+/// Work that was admitted and is neither answered nor given up, in tokens.
+#[derive(Debug, Default)]
+pub(crate) struct Backlog(AtomicUsize);
+
+impl Backlog {
+    /// Tokens now.
+    pub(crate) fn tokens(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Adds a text of so many tokens.
+    pub(crate) fn add(self: &Arc<Self>, tokens: usize) -> Share {
+        self.0.fetch_add(tokens, Ordering::Relaxed);
+        Share { tokens, backlog: Arc::clone(self) }
+    }
+}
+
+/// A text's part of the [`Backlog`], until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Share {
+    tokens: usize,
+    backlog: Arc<Backlog>,
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.backlog.0.fetch_sub(self.tokens, Ordering::Relaxed);
+    }
+}
+
+/// A text's place in the queue. Dropping it gives the place up.
+#[derive(Debug)]
+pub(crate) struct Place {
+    tokens: usize,
+    deadline: Instant,
+    is_dispatched: bool,
+    request: Arc<QueueEntry>,
+}
+
+impl Place {
+    pub(crate) fn new(request: &Arc<QueueEntry>, tokens: usize, deadline: Instant) -> Self {
+        request.metrics.queue_tokens.inc_by(in_gauge(tokens));
+        Self { tokens, deadline, is_dispatched: false, request: Arc::clone(request) }
+    }
+
+    /// Leaves the queue for a worker.
+    pub(crate) fn dispatch(mut self) {
+        self.is_dispatched = true;
+        self.request.has_permit();
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.request.metrics.queue_tokens.dec_by(in_gauge(self.tokens));
+        if !self.is_dispatched && Instant::now() >= self.deadline {
+            self.request.metrics.expired_texts.inc();
+        }
+    }
+}
+
 /// A request's place in the queue: it counts in `queue_depth` until the last of its jobs is at a worker or
 /// dropped.
 #[derive(Debug)]
@@ -78,7 +143,7 @@ impl QueueEntry {
     }
 
     /// Notes that a batch with one of the request's texts has a permit.
-    pub(crate) fn has_permit(&self) {
+    fn has_permit(&self) {
         if !self.waited.swap(true, Ordering::Relaxed) {
             self.metrics.gil_wait_seconds.observe(self.admitted.elapsed().as_secs_f64());
         }
@@ -89,4 +154,8 @@ impl Drop for QueueEntry {
     fn drop(&mut self) {
         self.metrics.queue_depth.dec();
     }
+}
+
+fn in_gauge(tokens: usize) -> i64 {
+    i64::try_from(tokens).unwrap_or(i64::MAX)
 }

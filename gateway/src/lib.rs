@@ -83,5 +83,16 @@ pub async fn run(config: Config) -> Result<(), StartError> {
         manager = EmbeddingManager::new(config.manager) => Arc::new(manager?),
         () = signals.stop_requested() => return Ok(()),
     };
-    server.serve(manager, signals).await
+    let reloading = tokio::spawn(reload_when_asked(signals.clone(), Arc::clone(&manager)));
+    let outcome = server.serve(manager, signals).await;
+    reloading.abort();
+    outcome
+}
+
+/// Replaces the workers at every SIGHUP.
+async fn reload_when_asked(mut signals: shutdown::Signals, manager: Arc<EmbeddingManager>) {
+    loop {
+        signals.reload_requested().await;
+        manager.reload();
+    }
 }

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::error::{EmbedError, StartError};
-use crate::job::{Answer, Job, Reply};
+use crate::job::{Answer, Job, Place, Reply};
 use crate::machine;
 use crate::metrics::{Metrics, Phase, Status};
 use crate::model::{self, Model};
@@ -23,6 +23,12 @@ use crate::sidecar::Sidecar;
 use crate::sidecar::process::Spawner;
 use crate::supervisor::{self, Supervisor, WorkerState};
 use crate::tokenizer::{Tokenizer, Tokens};
+
+/// Signs of life that a worker gives within the time that it may be silent.
+const HEARTBEATS_PER_TIMEOUT: u32 = 3;
+/// When no worker will ever be ready again, a client is asked to come back after this time all the same: the operator may
+/// have mended it.
+const RETRY_AFTER_FAILURE: Duration = Duration::from_secs(30);
 
 /// What a manager needs to know.
 #[derive(Debug, Clone)]
@@ -71,13 +77,17 @@ pub struct EmbedRequest {
     pub pooling: Option<Pooling>,
     /// Whether every vector is scaled to length 1.
     pub normalize: bool,
+    /// Whether a text beyond the model's length limit is cut; else it is an error.
+    pub truncate: bool,
+    /// How long the request may take, where that is less than [`Config::request_timeout`].
+    pub timeout: Option<Duration>,
 }
 
 impl EmbedRequest {
     /// A request for normalized vectors of the served model.
     #[must_use]
     pub fn new(texts: Vec<String>) -> Self {
-        Self { texts, model: None, pooling: None, normalize: true }
+        Self { texts, model: None, pooling: None, normalize: true, truncate: true, timeout: None }
     }
 }
 
@@ -166,17 +176,25 @@ impl EmbeddingManager {
         let cores = machine::cores();
         let workers =
             config.supervisor.workers.unwrap_or_else(|| machine::default_workers(model.weights_bytes));
-        let pool = Pool::new(config.pool, cores, Arc::clone(&metrics));
+        let (pool, replacements) = Pool::new(config.pool, cores, Arc::clone(&metrics));
         let scheduler = Scheduler::start(config.scheduler, pool.clone(), Arc::clone(&metrics));
         let arguments = vec![
             "--model-path".to_owned(),
             model.path.to_string_lossy().into_owned(),
             "--max-tokens".to_owned(),
             model.max_tokens.to_string(),
+            "--heartbeat-ms".to_owned(),
+            (config.supervisor.heartbeat_timeout / HEARTBEATS_PER_TIMEOUT).as_millis().max(1).to_string(),
         ];
         let spawner = Spawner::new(sidecar, arguments);
-        let supervisor =
-            Supervisor::start(&config.supervisor, workers, model.dimension, &spawner, &pool, &metrics);
+        let supervisor = Supervisor::start(
+            &config.supervisor,
+            workers,
+            model.dimension,
+            &spawner,
+            (&pool, replacements),
+            &metrics,
+        );
         Ok(Self {
             request_timeout: config.request_timeout,
             max_texts: config.max_texts,
@@ -214,11 +232,13 @@ impl EmbeddingManager {
     pub async fn embed_request(&self, request: EmbedRequest) -> Result<Embeddings, EmbedError> {
         let arrived = Instant::now();
         let _admitted = self.admitted.token();
+        let client = ClientWatch { metrics: &self.metrics, is_there: true };
         let result = if self.is_draining() {
             Err(EmbedError::Draining)
         } else {
             self.embed_admitted(request, arrived).await
         };
+        client.got_answer();
         match &result {
             Ok(embeddings) => {
                 self.metrics.request_answered(Status::Success);
@@ -241,6 +261,8 @@ impl EmbeddingManager {
         let deadline = arrived + self.request_timeout;
         let pooling = request.pooling.unwrap_or(self.default_pooling);
         let started = Instant::now();
+        // Every text has a token: what is too much even so needs no tokenizing.
+        self.scheduler.check(request.texts.len(), 1, deadline - started)?;
         let tokens = self.tokenizer.tokenize(request.texts, deadline).await?;
         self.metrics.phase_took(Phase::Tokenize, started.elapsed().as_secs_f64());
         let total_tokens = tokens.iter().map(|tokens| tokens.ids.len() as u64).sum();
@@ -276,27 +298,38 @@ impl EmbeddingManager {
         pooling: Pooling,
         deadline: Instant,
     ) -> Result<Vec<Bytes>, EmbedError> {
-        let count = tokens.len();
+        if let Some(index) = tokens.iter().position(|tokens| self.pool.is_poison(&tokens.ids, pooling)) {
+            return Err(EmbedError::PoisonInput { index });
+        }
         let (sender, answers) = mpsc::unbounded_channel();
         let worker_lost = Arc::new(AtomicBool::new(false));
-        self.scheduler.submit(|entry| {
+        let lengths: Vec<usize> = tokens.iter().map(|tokens| tokens.ids.len()).collect();
+        let time_left = deadline.saturating_duration_since(Instant::now());
+        self.scheduler.submit(&lengths, time_left, |entry, backlog| {
             let job = |(index, tokens): (usize, Tokens)| Job {
+                place: Some(Place::new(entry, tokens.ids.len(), deadline)),
+                _share: backlog.add(tokens.ids.len()),
                 token_ids: tokens.ids,
                 pooling,
                 deadline,
                 reply: Reply { index, sender: sender.clone(), worker_lost: Arc::clone(&worker_lost) },
-                queued: Some(Arc::clone(entry)),
                 lost_workers: 0,
+                doubted: None,
                 overtaken: 0,
             };
             tokens.into_iter().enumerate().map(job).collect()
-        });
+        })?;
         drop(sender);
         let collected = tokio::select! {
-            collected = tokio::time::timeout_at(deadline, collect(answers, count)) => collected,
-            () = self.supervisor.given_up() => return Err(EmbedError::NoWorker),
+            biased;
+            collected = tokio::time::timeout_at(deadline, collect(answers, lengths.len())) => collected,
+            due = self.supervisor.none_due_before(deadline) => {
+                let retry_after = due.map_or(RETRY_AFTER_FAILURE, |due| due - Instant::now());
+                let was_lost = worker_lost.load(Ordering::Relaxed);
+                return Err(if was_lost { EmbedError::WorkerLost } else { EmbedError::NoWorker { retry_after } });
+            }
             () = self.abandoned.cancelled() => {
-                return Err(if self.is_ready() { EmbedError::Draining } else { EmbedError::NoWorker });
+                return Err(if self.is_ready() { EmbedError::Draining } else { no_worker_in_time() });
             }
         };
         match collected {
@@ -304,7 +337,7 @@ impl EmbeddingManager {
             // Jobs are dropped unanswered only when nobody waits for them any more.
             Ok(None) if Instant::now() < deadline => Err(EmbedError::Internal),
             _ if worker_lost.load(Ordering::Relaxed) => Err(EmbedError::WorkerLost),
-            _ if !self.is_ready() => Err(EmbedError::NoWorker),
+            _ if !self.is_ready() => Err(no_worker_in_time()),
             _ => Err(EmbedError::DeadlineExceeded),
         }
     }
@@ -340,7 +373,7 @@ impl EmbeddingManager {
     /// Whether a worker can take a batch now.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.supervisor.statuses().iter().any(|status| status.state == WorkerState::Ready)
+        self.pool.ready_workers() > 0
     }
 
     /// Whether [`Self::drain`] was called.
@@ -384,6 +417,34 @@ impl EmbeddingManager {
         self.admitted.wait().await;
     }
 
+    /// Replaces every worker, one at a time, each only once its successor is ready.
+    pub fn reload(&self) {
+        self.supervisor.reload();
+    }
+
+    /// Why no worker can take a batch, for an operator; `None` when one can.
+    #[must_use]
+    pub fn not_ready_reason(&self) -> Option<String> {
+        if self.is_ready() {
+            return None;
+        }
+        let describe = |status: supervisor::WorkerStatus| {
+            let state = match status.state {
+                WorkerState::Ready | WorkerState::Starting => "starting",
+                WorkerState::Unresponsive => "unresponsive",
+                WorkerState::Draining => "draining",
+                WorkerState::Backoff if status.is_in_crash_loop => "in a crash loop",
+                WorkerState::Backoff => "waiting for its next start",
+                WorkerState::Failed => "given up",
+            };
+            let last_loss =
+                status.last_loss.map_or(String::new(), |reason| format!(", last lost: {}", reason.name()));
+            format!("worker {} is {state}{last_loss}", status.id)
+        };
+        let workers: Vec<String> = self.supervisor.statuses().into_iter().map(describe).collect();
+        Some(format!("no worker is ready: {}", workers.join("; ")))
+    }
+
     /// Ends the workers and waits until their processes are gone.
     pub async fn stop(&self) {
         self.drain();
@@ -393,6 +454,9 @@ impl EmbeddingManager {
     /// All metrics in the `OpenMetrics` text form.
     #[must_use]
     pub fn metrics_text(&self) -> String {
+        for worker in self.workers() {
+            self.metrics.worker_uses(worker.id, worker.rss_bytes);
+        }
         self.metrics.encode()
     }
 
@@ -408,6 +472,31 @@ impl EmbeddingManager {
     pub(crate) fn count_refused(&self) {
         self.metrics.request_answered(Status::Error);
     }
+}
+
+/// Counts a request whose future was dropped before the answer, because its client has gone.
+struct ClientWatch<'a> {
+    metrics: &'a Metrics,
+    is_there: bool,
+}
+
+impl ClientWatch<'_> {
+    fn got_answer(mut self) {
+        self.is_there = false;
+    }
+}
+
+impl Drop for ClientWatch<'_> {
+    fn drop(&mut self) {
+        if self.is_there {
+            self.metrics.clients_gone.inc();
+        }
+    }
+}
+
+/// No worker was ready in time, and it is not known when one will be.
+fn no_worker_in_time() -> EmbedError {
+    EmbedError::NoWorker { retry_after: Duration::from_secs(1) }
 }
 
 /// As much of a client's words as an answer repeats.

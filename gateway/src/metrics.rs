@@ -34,7 +34,7 @@ impl Status {
     }
 }
 
-/// Why a worker had to be started again.
+/// Why a worker was started again: the first six when it was lost, the others when it was replaced by a ready one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RestartReason {
     /// It ended by itself.
@@ -45,27 +45,45 @@ pub(crate) enum RestartReason {
     ProtocolError,
     /// It gave no sign of life.
     Heartbeat,
+    /// Its batch made no progress.
+    Progress,
     /// It did not become ready in time.
     StartTimeout,
     /// It could not be started at all.
     Spawn,
+    /// Its memory grew beyond the limit.
+    Memory,
+    /// It had answered as many batches as it may.
+    MaxBatches,
+    /// Several batches in a row raised errors.
+    Failures,
+    /// It gave a vector that could not be right, where another worker gave a right one.
+    BadOutput,
+    /// The operator asked for new workers.
+    Reload,
 }
 
 impl RestartReason {
-    /// The label's value, for logs.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Exit => "exit",
-            Self::Signal => "signal",
-            Self::ProtocolError => "protocol_error",
-            Self::Heartbeat => "heartbeat",
-            Self::StartTimeout => "start_timeout",
-            Self::Spawn => "spawn",
-        }
-    }
+    /// Every reason with its label, in the order of the enum.
+    const ALL: [(Self, &'static str); 12] = [
+        (Self::Exit, "exit"),
+        (Self::Signal, "signal"),
+        (Self::ProtocolError, "protocol_error"),
+        (Self::Heartbeat, "heartbeat"),
+        (Self::Progress, "progress"),
+        (Self::StartTimeout, "start_timeout"),
+        (Self::Spawn, "spawn"),
+        (Self::Memory, "memory"),
+        (Self::MaxBatches, "max_batches"),
+        (Self::Failures, "failures"),
+        (Self::BadOutput, "bad_output"),
+        (Self::Reload, "reload"),
+    ];
 
-    const ALL: [Self; 6] =
-        [Self::Exit, Self::Signal, Self::ProtocolError, Self::Heartbeat, Self::StartTimeout, Self::Spawn];
+    /// The label's value, also for logs.
+    pub(crate) fn name(self) -> &'static str {
+        Self::ALL[self as usize].1
+    }
 }
 
 /// Where the time of a request goes.
@@ -111,12 +129,24 @@ struct ReasonLabel {
     reason: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CodeLabel {
+    code: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WorkerLabel {
+    worker: u32,
+}
+
 /// Handles to all metrics, and the registry that writes them.
 #[derive(Debug)]
 pub(crate) struct Metrics {
     registry: Registry,
     requests: Family<StatusLabel, Counter>,
     restarts: Family<ReasonLabel, Counter>,
+    rejected: Family<CodeLabel, Counter>,
+    worker_memory_bytes: Family<WorkerLabel, Gauge>,
     phases: [Histogram; Phase::ALL.len()],
     /// Time from the arrival of a request's texts to its vectors.
     pub(crate) latency_seconds: Histogram,
@@ -126,6 +156,18 @@ pub(crate) struct Metrics {
     pub(crate) gil_wait_seconds: Histogram,
     /// Requests admitted and not yet wholly at a worker.
     pub(crate) queue_depth: Gauge<i64, AtomicI64>,
+    /// Tokens admitted and not yet at a worker.
+    pub(crate) queue_tokens: Gauge<i64, AtomicI64>,
+    /// Texts whose deadline passed before a worker had them.
+    pub(crate) expired_texts: Counter<u64, AtomicU64>,
+    /// Requests whose client went away before the answer.
+    pub(crate) clients_gone: Counter<u64, AtomicU64>,
+    /// Texts that crashed a worker while they were alone in a batch.
+    pub(crate) poison_texts: Counter<u64, AtomicU64>,
+    /// Frames that broke the protocol.
+    pub(crate) protocol_errors: Counter<u64, AtomicU64>,
+    /// Workers that end again and again before they are ready.
+    pub(crate) crash_loop: Gauge<i64, AtomicI64>,
     /// Workers that can take a batch.
     pub(crate) workers_ready: Gauge<i64, AtomicI64>,
     /// Texts cut to the model's length limit.
@@ -144,11 +186,19 @@ impl Metrics {
             registry: Registry::default(),
             requests: Family::default(),
             restarts: Family::default(),
+            rejected: Family::default(),
+            worker_memory_bytes: Family::default(),
             phases: Phase::ALL.map(|(_, name)| phases.get_or_create_owned(&PhaseLabel { phase: name })),
             latency_seconds: Histogram::new(LATENCY_BUCKETS_SECONDS),
             batch_size: Histogram::new(BATCH_SIZE_BUCKETS),
             gil_wait_seconds: Histogram::new(WAIT_BUCKETS_SECONDS),
             queue_depth: Gauge::default(),
+            queue_tokens: Gauge::default(),
+            expired_texts: Counter::default(),
+            clients_gone: Counter::default(),
+            poison_texts: Counter::default(),
+            protocol_errors: Counter::default(),
+            crash_loop: Gauge::default(),
             workers_ready: Gauge::default(),
             truncated_texts: Counter::default(),
             tokens: Counter::default(),
@@ -157,8 +207,8 @@ impl Metrics {
         for status in [Status::Success, Status::Error] {
             drop(metrics.requests.get_or_create(&StatusLabel { status: status.name() }));
         }
-        for reason in RestartReason::ALL {
-            drop(metrics.restarts.get_or_create(&ReasonLabel { reason: reason.name() }));
+        for (_, reason) in RestartReason::ALL {
+            drop(metrics.restarts.get_or_create(&ReasonLabel { reason }));
         }
         metrics.register_all(model, phases);
         metrics
@@ -204,6 +254,47 @@ impl Metrics {
             "Batches run again after a worker was lost",
             self.retries.clone(),
         );
+        registry.register(
+            "akidb_embedding_queue_tokens",
+            "Tokens admitted and not yet at a worker",
+            self.queue_tokens.clone(),
+        );
+        registry.register(
+            "akidb_expired_texts",
+            "Texts whose deadline passed in the queue",
+            self.expired_texts.clone(),
+        );
+        registry.register(
+            "akidb_requests_rejected",
+            "Requests answered with an error, by its code",
+            self.rejected.clone(),
+        );
+        registry.register(
+            "akidb_clients_gone",
+            "Requests whose client went away before the answer",
+            self.clients_gone.clone(),
+        );
+        registry.register(
+            "akidb_poison_texts",
+            "Texts that crashed a worker while they were alone in a batch",
+            self.poison_texts.clone(),
+        );
+        registry.register(
+            "akidb_worker_protocol_errors",
+            "Frames of workers that broke the protocol",
+            self.protocol_errors.clone(),
+        );
+        registry.register(
+            "akidb_crash_loop",
+            "Workers that end again and again before they are ready",
+            self.crash_loop.clone(),
+        );
+        registry.register_with_unit(
+            "akidb_worker_resident",
+            "Memory of each worker",
+            Unit::Bytes,
+            self.worker_memory_bytes.clone(),
+        );
         let labels = vec![
             ("version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
             ("model".to_owned(), model.to_owned()),
@@ -226,6 +317,18 @@ impl Metrics {
         self.restarts.get_or_create(&ReasonLabel { reason: reason.name() }).inc();
     }
 
+    /// Counts a request that was answered with an error.
+    pub(crate) fn request_rejected(&self, code: &'static str) {
+        self.rejected.get_or_create(&CodeLabel { code }).inc();
+    }
+
+    /// Notes a worker's memory; `None` when it has no process.
+    pub(crate) fn worker_uses(&self, worker: usize, bytes: Option<u64>) {
+        let label = WorkerLabel { worker: u32::try_from(worker).unwrap_or(u32::MAX) };
+        let bytes = bytes.map_or(0, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX));
+        self.worker_memory_bytes.get_or_create(&label).set(bytes);
+    }
+
     /// The `OpenMetrics` text.
     pub(crate) fn encode(&self) -> String {
         let mut text = String::new();
@@ -239,8 +342,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn phases_are_listed_in_the_order_of_the_enum() {
+    fn labels_are_listed_in_the_order_of_their_enums() {
         assert!(Phase::ALL.iter().enumerate().all(|(index, (phase, _))| *phase as usize == index));
+        assert!(RestartReason::ALL.iter().enumerate().all(|(index, (reason, _))| *reason as usize == index));
     }
 
     #[test]

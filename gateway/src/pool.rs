@@ -1,27 +1,29 @@
 //! The ready workers: who gets the next batch, and what becomes of a batch whose worker was lost.
 //!
 //! A permit is one batch frame on one worker. Each worker has a semaphore of its own; `Pool::reserve` waits
-//! for a permit of the worker with the fewest tokens in flight. Lost batches come back here and go first:
-//! they never climb back into the scheduler.
+//! for a permit of the worker with the fewest tokens in flight. Work that has to be done again comes back here and
+//! goes first: it never climbs back into the scheduler. See `retry` for who is run again, and how.
 //!
 //! The list of workers is behind a mutex that is held for a few instructions per batch, never across an
 //! `await`.
 
 pub(crate) mod connection;
+mod poison;
+mod retry;
+mod speed;
 
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use akidb_protocol::Pooling;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 
-use crate::error::EmbedError;
 use crate::job::Job;
-use crate::metrics::{Metrics, Phase};
-
-/// How often a job may be run again after the worker that computed it was lost.
-const MAX_RETRIES: u8 = 2;
+use crate::metrics::{Metrics, Phase, RestartReason};
+use poison::PoisonMemory;
+use retry::{Retries, Retry};
+use speed::Speed;
 
 /// How long a batch should keep a worker busy: much longer than what a frame costs, and short enough that a later
 /// text does not wait long for an earlier batch.
@@ -30,16 +32,18 @@ const BATCH_TIME: Duration = Duration::from_millis(100);
 const FEWEST_BATCH_TOKENS: usize = 256;
 const MOST_BATCH_TOKENS: usize = 16_384;
 
-/// What a worker may hold.
+/// What a worker may hold, and what is remembered of the lost ones.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Batches at one worker at a time.
     pub max_inflight_per_worker: usize,
+    /// How long a text that crashed a worker is refused.
+    pub poison_memory: Duration,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { max_inflight_per_worker: 2 }
+        Self { max_inflight_per_worker: 2, poison_memory: Duration::from_secs(600) }
     }
 }
 
@@ -55,25 +59,49 @@ struct Shared {
     /// Threads that all busy workers share.
     cores: usize,
     metrics: Arc<Metrics>,
-    members: Mutex<Members>,
+    state: Mutex<State>,
     changed: Notify,
-    /// Tokens per second of the fastest warm-up so far: a busy machine only makes them slower.
-    tokens_per_second: AtomicUsize,
+    poison: PoisonMemory,
+    replacements: mpsc::UnboundedSender<Replacement>,
 }
 
 #[derive(Debug, Default)]
-struct Members {
-    workers: Vec<Member>,
-    lost: VecDeque<Vec<Job>>,
+struct State {
+    members: Vec<Arc<Member>>,
+    next_seat: u64,
+    retries: Retries,
+    speed: Speed,
 }
 
 /// A ready worker as the pool sees it.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Member {
-    id: usize,
+    /// Tells this process of the worker from those before and after it.
+    seat: u64,
+    worker: usize,
     permits: Arc<Semaphore>,
-    tokens_in_flight: Arc<AtomicUsize>,
+    tokens_in_flight: AtomicUsize,
+    /// Texts at the worker under which another worker was lost.
+    suspects: AtomicUsize,
+    is_responsive: AtomicBool,
     batches: mpsc::UnboundedSender<Assignment>,
+}
+
+impl Member {
+    fn is_responsive(&self) -> bool {
+        self.is_responsive.load(Ordering::Relaxed)
+    }
+}
+
+/// A wish to have a worker replaced, once a successor is ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Replacement {
+    /// Number of the worker.
+    pub(crate) worker: usize,
+    /// Its seat; a later process of the same worker is not meant.
+    pub(crate) seat: u64,
+    /// Why.
+    pub(crate) reason: RestartReason,
 }
 
 /// A batch and the permit it travels with.
@@ -99,7 +127,7 @@ pub(crate) struct Membership {
 /// A worker's place in the pool.
 #[derive(Debug)]
 pub(crate) struct Seat {
-    id: usize,
+    member: Arc<Member>,
     pool: Pool,
 }
 
@@ -108,40 +136,73 @@ impl Seat {
     pub(crate) fn pool(&self) -> Pool {
         self.pool.clone()
     }
+
+    /// Tells this process of the worker from those before and after it.
+    pub(crate) fn number(&self) -> u64 {
+        self.member.seat
+    }
+
+    /// Says whether the worker gives signs of life and progress; one that does not is given no more batches.
+    pub(crate) fn set_responsive(&self, is_responsive: bool) {
+        if self.member.is_responsive.swap(is_responsive, Ordering::Relaxed) != is_responsive {
+            self.pool.count_ready(is_responsive);
+            if is_responsive {
+                self.pool.capacity_freed();
+            }
+        }
+    }
 }
 
 impl Pool {
-    /// An empty pool.
-    pub(crate) fn new(config: Config, cores: usize, metrics: Arc<Metrics>) -> Self {
-        Self {
-            shared: Arc::new(Shared {
-                config,
-                cores,
-                metrics,
-                members: Mutex::default(),
-                changed: Notify::new(),
-                tokens_per_second: AtomicUsize::new(0),
-            }),
-        }
+    /// An empty pool, and the wishes to have workers replaced.
+    pub(crate) fn new(
+        config: Config,
+        cores: usize,
+        metrics: Arc<Metrics>,
+    ) -> (Self, mpsc::UnboundedReceiver<Replacement>) {
+        let (replacements, wishes) = mpsc::unbounded_channel();
+        let shared = Shared {
+            poison: PoisonMemory::new(config.poison_memory),
+            config,
+            cores,
+            metrics,
+            state: Mutex::default(),
+            changed: Notify::new(),
+            replacements,
+        };
+        (Self { shared: Arc::new(shared) }, wishes)
     }
 
     /// Adds a ready worker, which warmed up at this speed.
-    pub(crate) fn join(&self, id: usize, tokens_per_second: f64) -> Membership {
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the cast saturates")]
-        self.shared.tokens_per_second.fetch_max(tokens_per_second as usize, Ordering::Relaxed);
+    pub(crate) fn join(&self, worker: usize, tokens_per_second: f64) -> Membership {
         let (batches, assignments) = mpsc::unbounded_channel();
-        let permits = Arc::new(Semaphore::new(self.shared.config.max_inflight_per_worker));
-        self.members().workers.push(Member { id, permits, tokens_in_flight: Arc::default(), batches });
-        self.shared.metrics.workers_ready.inc();
+        let member = {
+            let mut state = self.state();
+            state.speed.warmed_up(tokens_per_second);
+            state.next_seat += 1;
+            let member = Arc::new(Member {
+                seat: state.next_seat,
+                worker,
+                permits: Arc::new(Semaphore::new(self.shared.config.max_inflight_per_worker)),
+                tokens_in_flight: AtomicUsize::new(0),
+                suspects: AtomicUsize::new(0),
+                is_responsive: AtomicBool::new(true),
+                batches,
+            });
+            state.members.push(Arc::clone(&member));
+            member
+        };
+        self.count_ready(true);
         self.capacity_freed();
-        Membership { assignments, seat: Seat { id, pool: self.clone() } }
+        Membership { assignments, seat: Seat { member, pool: self.clone() } }
     }
 
     /// Waits for a permit of the worker with the fewest tokens in flight.
     pub(crate) async fn reserve(&self) -> Permit {
         loop {
             let changed = self.shared.changed.notified();
-            if let Some(permit) = self.try_reserve() {
+            let permit = self.try_reserve(&self.state(), |_| true);
+            if let Some(permit) = permit {
                 return permit;
             }
             changed.await;
@@ -150,83 +211,85 @@ impl Pool {
 
     /// Tokens that keep a worker busy for `BATCH_TIME`.
     pub(crate) fn batch_tokens(&self) -> usize {
-        batch_tokens(self.shared.tokens_per_second.load(Ordering::Relaxed))
+        batch_tokens(self.state().speed.fastest_warm_up())
     }
 
     /// Workers that can take a batch.
     pub(crate) fn ready_workers(&self) -> usize {
-        self.members().workers.len()
+        self.state().members.iter().filter(|member| member.is_responsive()).count()
+    }
+
+    /// Tokens that one worker lately computed in a second; `None` before the first warm-up.
+    pub(crate) fn worker_tokens_per_second(&self) -> Option<f64> {
+        self.state().speed.tokens_per_second()
     }
 
     /// Batches that a worker holds now.
-    pub(crate) fn in_flight(&self, id: usize) -> usize {
+    pub(crate) fn in_flight(&self, worker: usize) -> usize {
         let limit = self.shared.config.max_inflight_per_worker;
-        self.members()
-            .workers
-            .iter()
-            .find(|worker| worker.id == id)
-            .map_or(0, |worker| limit.saturating_sub(worker.permits.available_permits()))
+        let held = |member: &Arc<Member>| limit.saturating_sub(member.permits.available_permits());
+        self.state().members.iter().filter(|member| member.worker == worker).map(held).sum()
     }
 
-    /// Takes back the batches of a worker that was lost.
-    ///
-    /// A batch it had not begun goes on as it was. The texts of one that it had begun go on one by one, so
-    /// that a text which kills its worker takes no others with it; each may be lost three times.
-    pub(crate) fn take_back(&self, not_begun: Vec<Vec<Job>>, begun: Vec<Vec<Job>>) {
-        let mut lost = not_begun;
-        for mut job in begun.into_iter().flatten() {
-            job.reply.worker_lost.store(true, Ordering::Relaxed);
-            if job.lost_workers == MAX_RETRIES {
-                job.answer(Err(EmbedError::WorkerLost));
-            } else {
-                job.lost_workers += 1;
-                lost.push(vec![job]);
-            }
+    /// Whether a worker has a seat and gives signs of life and progress.
+    pub(crate) fn is_responsive(&self, worker: usize) -> bool {
+        self.state().members.iter().any(|member| member.worker == worker && member.is_responsive())
+    }
+
+    /// Whether this text lately crashed a worker while it was alone in a batch.
+    pub(crate) fn is_poison(&self, token_ids: &[u32], pooling: Pooling) -> bool {
+        self.shared.poison.contains(token_ids, pooling)
+    }
+
+    /// Notes that a request was admitted, which allows for a tenth of a retry.
+    pub(crate) fn request_admitted(&self) {
+        self.state().retries.refill();
+    }
+
+    /// Asks to have the worker on this seat replaced, if it still is there.
+    pub(crate) fn replace(&self, seat: u64, reason: RestartReason) {
+        let worker =
+            self.state().members.iter().find(|member| member.seat == seat).map(|member| member.worker);
+        if let Some(worker) = worker {
+            // Nobody listens when the gateway stops.
+            let _ = self.shared.replacements.send(Replacement { worker, seat, reason });
         }
-        if lost.is_empty() {
-            return;
-        }
-        self.shared.metrics.retries.inc_by(lost.len() as u64);
-        self.members().lost.extend(lost);
-        self.capacity_freed();
     }
 
-    /// Runs the texts of a failed batch again, one by one.
-    pub(crate) fn rerun_singly(&self, jobs: Vec<Job>) {
-        self.shared.metrics.retries.inc_by(jobs.len() as u64);
-        self.members().lost.extend(jobs.into_iter().map(|job| vec![job]));
-        self.capacity_freed();
-    }
-
-    /// Notes how long a batch was away, and how much of that its computation took.
-    pub(crate) fn batch_took(&self, away_seconds: f64, compute_seconds: f64) {
+    /// Notes how long a batch was away, how much of that its computation took, and how long it kept its worker busy.
+    pub(crate) fn batch_took(&self, tokens: usize, away: Duration, compute_seconds: f64, busy: Duration) {
         let metrics = &self.shared.metrics;
         metrics.phase_took(Phase::Compute, compute_seconds);
-        metrics.phase_took(Phase::Transfer, (away_seconds - compute_seconds).max(0.0));
+        metrics.phase_took(Phase::Transfer, (away.as_secs_f64() - compute_seconds).max(0.0));
+        let mut state = self.state();
+        let full = batch_tokens(state.speed.fastest_warm_up());
+        state.speed.batch_took(tokens, busy.as_secs_f64(), tokens * 2 >= full);
     }
 
-    fn try_reserve(&self) -> Option<Permit> {
-        let members = self.members();
-        let mut workers: Vec<&Member> = members.workers.iter().collect();
-        workers.sort_by_key(|worker| worker.tokens_in_flight.load(Ordering::Relaxed));
-        workers.into_iter().find_map(|worker| {
-            let permit = Arc::clone(&worker.permits).try_acquire_owned().ok()?;
-            Some(Permit { slot: Some(permit), worker: worker.clone(), tokens: 0, pool: self.clone() })
+    fn try_reserve(&self, state: &State, wanted: impl Fn(&Member) -> bool) -> Option<Permit> {
+        let mut members: Vec<&Arc<Member>> =
+            state.members.iter().filter(|member| member.is_responsive() && wanted(member)).collect();
+        members.sort_by_key(|member| member.tokens_in_flight.load(Ordering::Relaxed));
+        members.into_iter().find_map(|member| {
+            let slot = Arc::clone(&member.permits).try_acquire_owned().ok()?;
+            Some(Permit {
+                slot: Some(slot),
+                member: Arc::clone(member),
+                tokens: 0,
+                has_suspect: false,
+                pool: self.clone(),
+            })
         })
     }
 
-    /// Called whenever a permit may be free: lost batches are served first, then the scheduler.
+    /// Called whenever a permit may be free: what has to be done again is served first, then the scheduler.
     fn capacity_freed(&self) {
-        while !self.members().lost.is_empty() {
-            let Some(permit) = self.try_reserve() else { return };
-            let Some(mut jobs) = self.members().lost.pop_front() else { break };
-            jobs.retain(Job::is_wanted);
-            if jobs.is_empty() {
-                permit.discard();
-            } else {
-                let more = !self.members().lost.is_empty();
-                permit.send(jobs, more);
-            }
+        loop {
+            let mut state = self.state();
+            let Some((permit, Retry { jobs, .. })) = retry::take_next(self, &mut state) else { break };
+            let more = !state.retries.is_empty();
+            drop(state);
+            permit.send(jobs, more);
         }
         self.shared.changed.notify_one();
     }
@@ -234,22 +297,29 @@ impl Pool {
     /// Cores for each worker that is busy once one more batch has been sent to `next`: for each of them all when
     /// `more` batches follow.
     fn threads_for(&self, next: &Member, more: bool) -> u16 {
-        let busy = |worker: &&Member| {
-            more || worker.id == next.id || worker.tokens_in_flight.load(Ordering::Relaxed) > 0
+        let busy = |member: &&Arc<Member>| {
+            more || member.seat == next.seat || member.tokens_in_flight.load(Ordering::Relaxed) > 0
         };
-        let busy = self.members().workers.iter().filter(busy).count();
+        let busy = self.state().members.iter().filter(busy).count();
         u16::try_from(self.shared.cores / busy.max(1)).unwrap_or(u16::MAX).max(1)
     }
 
-    fn members(&self) -> MutexGuard<'_, Members> {
-        self.shared.members.lock().unwrap_or_else(PoisonError::into_inner)
+    fn count_ready(&self, one_more: bool) {
+        self.shared.metrics.workers_ready.inc_by(if one_more { 1 } else { -1 });
+    }
+
+    /// Never drop a [`Permit`] while this is held: that locks, too.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.pool.members().workers.retain(|worker| worker.id != self.id);
-        self.pool.shared.metrics.workers_ready.dec();
+        self.pool.state().members.retain(|member| member.seat != self.member.seat);
+        if self.member.is_responsive() {
+            self.pool.count_ready(false);
+        }
     }
 }
 
@@ -257,8 +327,9 @@ impl Drop for Seat {
 #[derive(Debug)]
 pub(crate) struct Permit {
     slot: Option<OwnedSemaphorePermit>,
-    worker: Member,
+    member: Arc<Member>,
     tokens: usize,
+    has_suspect: bool,
     pool: Pool,
 }
 
@@ -266,20 +337,19 @@ impl Permit {
     /// Sends a batch to the worker; `more` says that others follow at once.
     pub(crate) fn send(mut self, mut jobs: Vec<Job>, more: bool) {
         for job in &mut jobs {
-            if let Some(entry) = job.queued.take() {
-                entry.has_permit();
+            if let Some(place) = job.place.take() {
+                place.dispatch();
             }
         }
         self.tokens = jobs.iter().map(|job| job.token_ids.len()).sum();
-        let threads = self.pool.threads_for(&self.worker, more);
-        self.worker.tokens_in_flight.fetch_add(self.tokens, Ordering::Relaxed);
-        let batches = self.worker.batches.clone();
+        let threads = self.pool.threads_for(&self.member, more);
+        self.member.tokens_in_flight.fetch_add(self.tokens, Ordering::Relaxed);
+        let batches = self.member.batches.clone();
         if let Err(refused) = batches.send(Assignment { jobs, threads, permit: self }) {
             // The worker was lost between the reservation and now.
-            let Assignment { jobs, permit, .. } = refused.0;
-            let pool = permit.pool.clone();
-            permit.discard();
-            pool.take_back(vec![jobs], Vec::new());
+            let assignment = refused.0;
+            let pool = assignment.permit.pool.clone();
+            pool.take_back(vec![assignment]);
         }
     }
 
@@ -289,7 +359,10 @@ impl Permit {
     }
 
     fn release(&mut self) -> bool {
-        self.worker.tokens_in_flight.fetch_sub(std::mem::take(&mut self.tokens), Ordering::Relaxed);
+        self.member.tokens_in_flight.fetch_sub(std::mem::take(&mut self.tokens), Ordering::Relaxed);
+        if std::mem::take(&mut self.has_suspect) {
+            self.member.suspects.fetch_sub(1, Ordering::Relaxed);
+        }
         self.slot.take().is_some()
     }
 }

@@ -1,34 +1,48 @@
-//! The signals that ask the gateway to stop.
+//! The signals that the gateway obeys: SIGTERM and SIGINT ask it to stop, SIGHUP to replace its workers.
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::error::StartError;
 
-/// Counts the requests to stop: the first drains, a second one forces.
+/// Counts the requests to stop (the first drains, a second one forces) and those to replace the workers.
 #[derive(Debug, Clone)]
 pub(crate) struct Signals {
     received: watch::Receiver<u32>,
+    reloads: watch::Receiver<u32>,
 }
 
 impl Signals {
-    /// Takes over SIGTERM and SIGINT.
+    /// Takes over SIGTERM, SIGINT and SIGHUP.
     pub(crate) fn install() -> Result<Self, StartError> {
-        let refused = |source| StartError::System { action: "take over SIGTERM and SIGINT", source };
+        let refused = |source| StartError::System { action: "take over SIGTERM, SIGINT and SIGHUP", source };
         let mut terminate = signal(SignalKind::terminate()).map_err(refused)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(refused)?;
-        let (sender, received) = watch::channel(0);
+        let mut hang_up = signal(SignalKind::hangup()).map_err(refused)?;
+        let (stop_sender, received) = watch::channel(0);
+        let (reload_sender, reloads) = watch::channel(0);
         tokio::spawn(async move {
             loop {
                 let name = tokio::select! {
                     _ = terminate.recv() => "SIGTERM",
                     _ = interrupt.recv() => "SIGINT",
+                    _ = hang_up.recv() => {
+                        reload_sender.send_modify(|count| *count += 1);
+                        continue;
+                    }
                 };
                 tracing::info!(signal = name, "stop requested");
-                sender.send_modify(|count| *count += 1);
+                stop_sender.send_modify(|count| *count += 1);
             }
         });
-        Ok(Self { received })
+        Ok(Self { received, reloads })
+    }
+
+    /// Waits for a request to replace the workers that this clone has not seen yet.
+    pub(crate) async fn reload_requested(&mut self) {
+        if self.reloads.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 
     /// Waits for the first signal.

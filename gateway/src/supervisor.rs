@@ -1,40 +1,52 @@
-//! Keeps K workers alive: starts them, waits until they are ready, starts them again when they are lost.
+//! Keeps K workers alive: starts them, waits until they are ready, starts them again when they are lost, and replaces
+//! them without a gap when that is asked for.
 //!
-//! One task per worker walks through these states, and publishes the one it is in:
+//! One task per worker (`slot`) walks through these states, and publishes the one it is in:
 //!
 //! ```text
 //!              spawn                    hello, ready
-//!   (start) ---------> Starting ----------------------> Ready
-//!                       |  ^  |                           |
-//!        fatal, version |  |  | lost                      | lost
-//!                       v  |  v                           v
-//!                  Failed  +-Backoff <--------------------+
+//!   (start) ---------> Starting ----------------------> Ready --+ a successor is ready:
+//!                       ^  |  |                          |  ^   | the old process drains
+//!            backoff is |  |  | lost                lost |  |   | beside it
+//!            over       |  |  v                          |  +---+
+//!                       | Backoff <----------------------+
+//!                       |  |
+//!          replacement  |  | fatal, wrong version
+//!          asked for    |  v
+//!                       Failed
 //! ```
 //!
-//! From every state but `Failed`, a stop of the gateway leads to `Draining` and to the end of the task.
-//! Backoff counts consecutive deaths with no answered batch between them.
+//! From every state, a stop of the gateway leads to `Draining` and to the end of the task.
+//!
+//! *Backoff* counts consecutive deaths with no answered batch between them: the first restart is at once, the next
+//! ones after 0.25 s, doubled each time up to 30 s. *Crash loop*: five deaths within 60 s without having been ready;
+//! from then on one start every 30 s. Replacements count for neither.
+//!
+//! * `slot`: the states above.
+//! * `incarnation`: one process, from its spawn to its burial.
+//! * `replacement`: who is replaced when: one at a time, and only while all others are ready.
+//! * `backoff`: how long to wait before the next start.
 
 mod backoff;
+mod incarnation;
+mod replacement;
+mod slot;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use akidb_protocol::{GatewayCodec, Hello, ProtocolError, Ready, WorkerMessage};
-use futures_util::StreamExt;
+use akidb_protocol::Ready;
 use serde::Serialize;
-use tokio::net::UnixStream;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
-use tokio_util::codec::Framed;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::metrics::{Metrics, RestartReason};
-use crate::pool::Pool;
-use crate::pool::connection::{self, End, Outcome};
-use crate::sidecar::process::{Process, Spawner};
-use backoff::Backoff;
+use crate::pool::{self, Pool};
+use crate::sidecar::process::Spawner;
+use replacement::Wish;
+use slot::Slot;
 
 /// How workers are started and watched.
 #[derive(Debug, Clone)]
@@ -45,12 +57,26 @@ pub struct Config {
     pub start_timeout: Duration,
     /// Silence of a ready worker after which it is killed.
     pub heartbeat_timeout: Duration,
+    /// Time without progress of a batch after which its worker is killed, at least; more for a large batch.
+    pub progress_timeout: Duration,
+    /// Time without a byte inside a frame after which its worker is killed.
+    pub stall_timeout: Duration,
     /// Wait before the second restart in a row; the first is at once.
     pub backoff_first: Duration,
     /// Longest wait between two restarts.
     pub backoff_longest: Duration,
+    /// Time within which five deaths before readiness are a crash loop.
+    pub crash_loop_window: Duration,
+    /// Wait between two starts in a crash loop.
+    pub crash_loop_wait: Duration,
     /// Time that a worker which closed its socket has to end by itself.
     pub exit_patience: Duration,
+    /// Resident memory of a worker above which it is replaced, in bytes.
+    pub memory_limit_bytes: Option<u64>,
+    /// How often the workers' memory is looked at.
+    pub memory_interval: Duration,
+    /// Batches after which a worker is replaced.
+    pub max_batches: Option<u64>,
 }
 
 impl Default for Config {
@@ -59,9 +85,16 @@ impl Default for Config {
             workers: None,
             start_timeout: Duration::from_secs(120),
             heartbeat_timeout: Duration::from_secs(3),
+            progress_timeout: Duration::from_secs(10),
+            stall_timeout: Duration::from_secs(1),
             backoff_first: Duration::from_millis(250),
             backoff_longest: Duration::from_secs(30),
+            crash_loop_window: Duration::from_secs(60),
+            crash_loop_wait: Duration::from_secs(30),
             exit_patience: Duration::from_secs(1),
+            memory_limit_bytes: None,
+            memory_interval: Duration::from_secs(1),
+            max_batches: None,
         }
     }
 }
@@ -74,11 +107,13 @@ pub enum WorkerState {
     Starting,
     /// It takes batches.
     Ready,
+    /// It was ready, but gives no sign of life or progress; it will be killed unless that changes.
+    Unresponsive,
     /// It takes no more batches, and ends.
     Draining,
     /// It was lost and will be started again.
     Backoff,
-    /// It will not be started again.
+    /// It will not be started again unless the operator asks for new workers.
     Failed,
 }
 
@@ -95,23 +130,56 @@ pub(crate) struct WorkerStatus {
     pub(crate) generation: u64,
     /// When the process was started.
     pub(crate) started: Instant,
+    /// When it can be ready again, as far as that can be told.
+    pub(crate) due: Due,
     /// What it said of itself, while it is ready.
     pub(crate) ready: Option<Ready>,
+    /// Why it was last lost.
+    pub(crate) last_loss: Option<RestartReason>,
+    /// Whether it ends again and again before it is ready.
+    pub(crate) is_in_crash_loop: bool,
+}
+
+/// When a worker will be ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Due {
+    /// It is, or nothing is known against it.
+    Now,
+    /// At about this time.
+    At(Instant),
+    /// Never.
+    Never,
 }
 
 /// Handle to the workers' tasks.
 #[derive(Debug)]
 pub(crate) struct Supervisor {
+    shared: Arc<Shared>,
     statuses: Vec<watch::Receiver<WorkerStatus>>,
     fatal: watch::Receiver<Option<String>>,
-    given_up: CancellationToken,
-    stop: CancellationToken,
+    wishes: mpsc::UnboundedSender<Wish>,
     tasks: TaskTracker,
+}
+
+/// What the tasks of all workers share.
+#[derive(Debug)]
+struct Shared {
+    config: Config,
+    dimension: usize,
+    spawner: Spawner,
+    pool: Pool,
+    metrics: Arc<Metrics>,
+    /// A worker's reason why it can never be ready, when none ever was.
+    fatal: watch::Sender<Option<String>>,
+    any_was_ready: std::sync::atomic::AtomicBool,
+    /// Changes with every status.
+    changes: watch::Sender<()>,
+    stop: CancellationToken,
 }
 
 impl Drop for Supervisor {
     fn drop(&mut self) {
-        self.stop.cancel();
+        self.shared.stop.cancel();
     }
 }
 
@@ -122,49 +190,46 @@ impl Supervisor {
         workers: usize,
         dimension: usize,
         spawner: &Spawner,
-        pool: &Pool,
+        (pool, pool_wishes): (&Pool, mpsc::UnboundedReceiver<pool::Replacement>),
         metrics: &Arc<Metrics>,
     ) -> Self {
-        let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
         let (fatal_sender, fatal) = watch::channel(None);
-        let any_was_ready = Arc::new(AtomicBool::new(false));
-        let given_up = CancellationToken::new();
-        let hopeful = Arc::new(AtomicUsize::new(workers));
-        let start_slot = |id| {
-            let (status, receiver) = watch::channel(WorkerStatus {
-                id,
-                state: WorkerState::Starting,
-                pid: None,
-                generation: 0,
-                started: Instant::now(),
-                ready: None,
-            });
-            let slot = Slot {
-                id,
-                dimension,
-                config: config.clone(),
-                spawner: spawner.clone(),
-                pool: pool.clone(),
-                metrics: Arc::clone(metrics),
-                status,
-                fatal: fatal_sender.clone(),
-                any_was_ready: Arc::clone(&any_was_ready),
-                hopeful: Arc::clone(&hopeful),
-                given_up: given_up.clone(),
-                stop: stop.clone(),
-            };
-            tasks.spawn(slot.run());
-            receiver
-        };
-        let statuses = (0..workers).map(start_slot).collect();
+        let shared = Arc::new(Shared {
+            config: config.clone(),
+            dimension,
+            spawner: spawner.clone(),
+            pool: pool.clone(),
+            metrics: Arc::clone(metrics),
+            fatal: fatal_sender,
+            any_was_ready: false.into(),
+            changes: watch::channel(()).0,
+            stop: CancellationToken::new(),
+        });
+        let (wishes, wishes_receiver) = mpsc::unbounded_channel();
+        let (statuses, orders): (Vec<_>, Vec<_>) =
+            (0..workers).map(|id| Slot::start(id, Arc::clone(&shared), &tasks)).unzip();
+        let replacer = replacement::Replacer::new(Arc::clone(&shared), statuses.clone(), orders);
+        tasks.spawn(replacer.run(wishes_receiver, pool_wishes));
+        if let Some(limit_bytes) = config.memory_limit_bytes {
+            let watch =
+                replacement::watch_memory(Arc::clone(&shared), statuses.clone(), limit_bytes, wishes.clone());
+            tasks.spawn(watch);
+        }
         tasks.close();
-        Self { statuses, fatal, given_up, stop, tasks }
+        Self { shared, statuses, fatal, wishes, tasks }
     }
 
     /// What is known of each worker now.
     pub(crate) fn statuses(&self) -> Vec<WorkerStatus> {
-        self.statuses.iter().map(|status| status.borrow().clone()).collect()
+        let seen = |status: &watch::Receiver<WorkerStatus>| {
+            let mut status = status.borrow().clone();
+            if status.state == WorkerState::Ready && !self.shared.pool.is_responsive(status.id) {
+                status.state = WorkerState::Unresponsive;
+            }
+            status
+        };
+        self.statuses.iter().map(seen).collect()
     }
 
     /// Waits until one worker is ready; the error is a worker's reason why that will never be.
@@ -192,244 +257,40 @@ impl Supervisor {
         }
     }
 
-    /// Waits until no worker will ever be ready again.
-    pub(crate) async fn given_up(&self) {
-        self.given_up.cancelled().await;
+    /// Waits until no worker is ready or due before `deadline`; returns when the first one is due after it.
+    pub(crate) async fn none_due_before(&self, deadline: Instant) -> Option<Instant> {
+        let mut changes = self.shared.changes.subscribe();
+        loop {
+            changes.mark_unchanged();
+            let mut first_after = None;
+            let is_in_time = |due| match due {
+                Due::Now => true,
+                Due::At(time) => time <= deadline,
+                Due::Never => false,
+            };
+            let dues: Vec<Due> = self.statuses.iter().map(|status| status.borrow().due).collect();
+            if !dues.iter().copied().any(is_in_time) {
+                for due in dues {
+                    if let Due::At(time) = due {
+                        first_after = Some(first_after.map_or(time, |first: Instant| first.min(time)));
+                    }
+                }
+                return first_after;
+            }
+            if changes.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Replaces every worker, one at a time, each only once its successor is ready.
+    pub(crate) fn reload(&self) {
+        let _ = self.wishes.send(Wish::All);
     }
 
     /// Ends all workers and waits until their processes are gone.
     pub(crate) async fn stop(&self) {
-        self.stop.cancel();
+        self.shared.stop.cancel();
         self.tasks.wait().await;
-    }
-}
-
-/// The task behind one worker.
-struct Slot {
-    id: usize,
-    dimension: usize,
-    config: Config,
-    spawner: Spawner,
-    pool: Pool,
-    metrics: Arc<Metrics>,
-    status: watch::Sender<WorkerStatus>,
-    fatal: watch::Sender<Option<String>>,
-    any_was_ready: Arc<AtomicBool>,
-    /// Workers that are not `Failed`.
-    hopeful: Arc<AtomicUsize>,
-    given_up: CancellationToken,
-    stop: CancellationToken,
-}
-
-/// Why a worker process was given up.
-#[derive(Debug, thiserror::Error)]
-enum Loss {
-    #[error("the process cannot be started: {0}")]
-    Spawn(#[source] std::io::Error),
-    #[error("it was not ready within {0:?}")]
-    StartTimeout(Duration),
-    #[error("it ended")]
-    Closed,
-    #[error("{0}")]
-    Protocol(String),
-    #[error("it gave no sign of life for {0:?}")]
-    Silent(Duration),
-    #[error("{0}")]
-    Fatal(String),
-    #[error("the gateway stops")]
-    Stopped,
-}
-
-impl Slot {
-    async fn run(self) {
-        let mut backoff = Backoff::new(self.config.backoff_first, self.config.backoff_longest);
-        loop {
-            let (loss, batches_answered) = self.live_once().await;
-            if batches_answered > 0 {
-                backoff.reset();
-            }
-            if matches!(loss, Loss::Stopped) || self.stop.is_cancelled() {
-                return;
-            }
-            if let Loss::Fatal(reason) = loss {
-                self.publish(|status| status.state = WorkerState::Failed);
-                if !self.any_was_ready.load(Ordering::Relaxed) {
-                    self.fatal.send_replace(Some(reason));
-                }
-                if self.hopeful.fetch_sub(1, Ordering::SeqCst) == 1 {
-                    self.given_up.cancel();
-                }
-                return;
-            }
-            self.publish(|status| status.state = WorkerState::Backoff);
-            tokio::select! {
-                () = tokio::time::sleep(backoff.next_wait()) => {}
-                () = self.stop.cancelled() => return,
-            }
-        }
-    }
-
-    /// From a spawn to the end of that process. Returns why it was lost and how many batches it answered.
-    async fn live_once(&self) -> (Loss, u64) {
-        let started = Instant::now();
-        self.publish(|status| {
-            status.state = WorkerState::Starting;
-            status.generation += 1;
-            status.started = started;
-        });
-        let (process, socket) = match self.spawner.spawn(self.id) {
-            Ok(spawned) => spawned,
-            Err(error) => {
-                let loss = Loss::Spawn(error);
-                tracing::error!(worker = self.id, reason = %loss, "worker lost");
-                self.metrics.worker_restarted(RestartReason::Spawn);
-                return (loss, 0);
-            }
-        };
-        let pid = process.pid();
-        self.publish(|status| status.pid = Some(pid));
-        let mut socket = Framed::new(socket, GatewayCodec::default());
-        let handshake = tokio::select! {
-            ready = tokio::time::timeout(self.config.start_timeout, self.handshake(&mut socket)) => {
-                ready.unwrap_or(Err(Loss::StartTimeout(self.config.start_timeout)))
-            }
-            () = self.stop.cancelled() => Err(Loss::Stopped),
-        };
-        let (loss, batches_answered) = match handshake {
-            Ok(ready) => self.serve(socket, ready, started).await,
-            Err(loss) => {
-                drop(socket);
-                (loss, 0)
-            }
-        };
-        self.bury(process, &loss, started, batches_answered).await;
-        (loss, batches_answered)
-    }
-
-    async fn handshake(&self, socket: &mut Framed<UnixStream, GatewayCodec>) -> Result<Ready, Loss> {
-        let Hello { pid, sidecar_version } = match next_message(socket).await? {
-            WorkerMessage::Hello(hello) => hello,
-            WorkerMessage::Fatal(fatal) => return Err(Loss::Fatal(fatal.message)),
-            other => return Err(Loss::Protocol(format!("its first message is {other:?}, not a hello"))),
-        };
-        tracing::debug!(worker = self.id, pid, sidecar_version, "worker started");
-        match next_message(socket).await? {
-            WorkerMessage::Ready(ready) if ready.dimension as usize == self.dimension => Ok(ready),
-            WorkerMessage::Ready(ready) => Err(Loss::Fatal(format!(
-                "it answers vectors of {} numbers, but `hidden_size` in the model's `config.json` is {}",
-                ready.dimension, self.dimension
-            ))),
-            WorkerMessage::Fatal(fatal) => Err(Loss::Fatal(fatal.message)),
-            other => Err(Loss::Protocol(format!("it sent {other:?} before it was ready"))),
-        }
-    }
-
-    async fn serve(
-        &self,
-        socket: Framed<UnixStream, GatewayCodec>,
-        ready: Ready,
-        started: Instant,
-    ) -> (Loss, u64) {
-        self.any_was_ready.store(true, Ordering::Relaxed);
-        for warning in &ready.warnings {
-            tracing::warn!(worker = self.id, warning, "worker warns");
-        }
-        let tokens_per_second = f64::from(ready.warm_up_tokens) / ready.warm_up_seconds.max(1e-6);
-        tracing::info!(
-            worker = self.id,
-            device = ready.device,
-            blas = ready.blas,
-            warm_up_tokens_per_second = tokens_per_second,
-            start_seconds = started.elapsed().as_secs_f64(),
-            "worker ready"
-        );
-        let membership = self.pool.join(self.id, tokens_per_second);
-        self.publish(|status| {
-            status.state = WorkerState::Ready;
-            status.ready = Some(ready);
-        });
-        let settings = connection::Settings {
-            worker: self.id,
-            dimension: self.dimension,
-            heartbeat_timeout: self.config.heartbeat_timeout,
-        };
-        let Outcome { end, batches_answered } =
-            connection::run(socket, settings, membership, self.stop.clone()).await;
-        let loss = match end {
-            End::Closed => Loss::Closed,
-            End::Protocol(fault) => Loss::Protocol(fault.to_string()),
-            End::Silent(silence) => Loss::Silent(silence),
-            End::Stopped => Loss::Stopped,
-        };
-        (loss, batches_answered)
-    }
-
-    /// Makes sure that the process is gone, and writes down how it ended.
-    async fn bury(&self, process: Process, loss: &Loss, started: Instant, batches_answered: u64) {
-        let stopping = matches!(loss, Loss::Stopped);
-        self.publish(|status| {
-            status.ready = None;
-            status.state = if stopping { WorkerState::Draining } else { WorkerState::Backoff };
-        });
-        let pid = process.pid();
-        let last_words = process.last_words();
-        let patience = match loss {
-            Loss::Closed | Loss::Fatal(_) | Loss::Stopped => self.config.exit_patience,
-            _ => Duration::ZERO,
-        };
-        let ended = process.end(patience).await;
-        if stopping {
-            self.publish(|status| status.pid = None);
-            return;
-        }
-        let status = ended.ok();
-        let signal = status.and_then(|status| std::os::unix::process::ExitStatusExt::signal(&status));
-        let signal = signal.map(|number| {
-            nix::sys::signal::Signal::try_from(number)
-                .map_or_else(|_| number.to_string(), |signal| signal.to_string())
-        });
-        let reason = match loss {
-            Loss::Spawn(_) => RestartReason::Spawn,
-            Loss::StartTimeout(_) => RestartReason::StartTimeout,
-            Loss::Protocol(_) => RestartReason::ProtocolError,
-            Loss::Silent(_) => RestartReason::Heartbeat,
-            Loss::Closed | Loss::Fatal(_) | Loss::Stopped if signal.is_some() => RestartReason::Signal,
-            Loss::Closed | Loss::Fatal(_) | Loss::Stopped => RestartReason::Exit,
-        };
-        // Before the log and the status say so: who has read them finds it counted.
-        if !matches!(loss, Loss::Fatal(_)) {
-            self.metrics.worker_restarted(reason);
-        }
-        let last_words: Vec<String> =
-            last_words.lock().unwrap_or_else(std::sync::PoisonError::into_inner).iter().cloned().collect();
-        tracing::warn!(
-            worker = self.id,
-            pid,
-            generation = self.status.borrow().generation,
-            reason = reason.name(),
-            detail = %loss,
-            signal,
-            exit_code = status.and_then(|status| status.code()),
-            batches_answered,
-            uptime_seconds = started.elapsed().as_secs_f64(),
-            last_words = last_words.join(" | "),
-            "worker lost"
-        );
-        self.publish(|status| status.pid = None);
-    }
-
-    fn publish(&self, change: impl FnOnce(&mut WorkerStatus)) {
-        self.status.send_modify(change);
-    }
-}
-
-async fn next_message(socket: &mut Framed<UnixStream, GatewayCodec>) -> Result<WorkerMessage, Loss> {
-    match socket.next().await {
-        None | Some(Err(ProtocolError::Io(_))) => Err(Loss::Closed),
-        Some(Ok(message)) => Ok(message),
-        Some(Err(error @ ProtocolError::WrongVersion(_))) => Err(Loss::Fatal(format!(
-            "{error}\nhint: the gateway and `akidb_sidecar` are of different releases; run `make setup`"
-        ))),
-        Some(Err(error)) => Err(Loss::Protocol(error.to_string())),
     }
 }

@@ -18,7 +18,7 @@ async fn manager(workers: usize, max_batch_tokens: Option<usize>) -> Arc<Embeddi
             served_name: std::env::var("AKIDB_TEST_SERVED_MODEL_NAME").ok(),
         },
         scheduler: scheduler::Config { max_batch_tokens, ..scheduler::Config::default() },
-        pool: pool::Config { max_inflight_per_worker: 2 },
+        pool: pool::Config { max_inflight_per_worker: 2, ..pool::Config::default() },
         supervisor: supervisor::Config { workers: Some(workers), ..supervisor::Config::default() },
         python: Some(support::python()),
         request_timeout: Duration::from_secs(120),

@@ -32,7 +32,7 @@
 //! | 4 | [`Vectors`] | worker to gateway | `batch_id` u64, `count` u32, `dimension` u32, `compute_seconds` f64, `vectors` bin of `count * dimension * 4` bytes |
 //! | 5 | [`Failed`] | worker to gateway | `batch_id` u64, `code` str, `message` str |
 //! | 6 | [`Fatal`] | worker to gateway | `code` str, `message` str |
-//! | 7 | [`Heartbeat`] | worker to gateway | `batches_done` u64 |
+//! | 7 | [`Heartbeat`] | worker to gateway | `steps_done` u64 |
 //! | 16 | [`Embed`] | gateway to worker | `batch_id` u64, `pooling` str, `threads` u16, `lengths` bin of `n * 4` bytes, `token_ids` bin of `sum(lengths) * 4` bytes |
 //!
 //! # Conversation

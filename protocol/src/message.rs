@@ -107,8 +107,8 @@ pub struct Fatal {
 /// A sign of life.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Heartbeat {
-    /// Batches answered since the worker started.
-    pub batches_done: u64,
+    /// Grows whenever the worker gets on with a batch, by steps of any size.
+    pub steps_done: u64,
 }
 
 /// A batch to compute.

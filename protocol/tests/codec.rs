@@ -36,7 +36,7 @@ fn raw_frame(message_type: MessageType, body: &[u8]) -> BytesMut {
 #[test]
 fn two_frames_in_one_read_come_out_one_by_one() {
     let mut stream = encoded(vectors());
-    stream.extend_from_slice(&encoded(WorkerMessage::Heartbeat(Heartbeat { batches_done: 1 })));
+    stream.extend_from_slice(&encoded(WorkerMessage::Heartbeat(Heartbeat { steps_done: 1 })));
     let mut codec = GatewayCodec::default();
     assert_eq!(codec.decode(&mut stream).unwrap(), Some(vectors()));
     assert!(matches!(codec.decode(&mut stream).unwrap(), Some(WorkerMessage::Heartbeat(_))));

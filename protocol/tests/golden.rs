@@ -78,8 +78,8 @@ fn golden() -> Vec<(&'static str, Message, Value)> {
         ),
         (
             "heartbeat",
-            Message::Worker(WorkerMessage::Heartbeat(Heartbeat { batches_done: 70_000 })),
-            json!({"batches_done": 70_000}),
+            Message::Worker(WorkerMessage::Heartbeat(Heartbeat { steps_done: 70_000 })),
+            json!({"steps_done": 70_000}),
         ),
         (
             "embed",

@@ -37,6 +37,10 @@ class FakeEngine:
         self.info = INFO
         self._log = log
         self._damaged = damaged
+        self._batches_done = 0
+
+    def steps_done(self) -> int:
+        return self._batches_done
 
     def embed(self, batch: _engine.Batch) -> memoryview:
         lengths, token_ids = array("I", batch.lengths), array("I", batch.token_ids)
@@ -49,6 +53,7 @@ class FakeEngine:
         for length in lengths:
             numbers.extend((sum(token_ids[start : start + length]), length))
             start += length
+        self._batches_done += 1
         return memoryview(numbers).cast("B")
 
 

@@ -9,12 +9,15 @@ At the start: ``start_delay`` (seconds), ``start_exit`` (code), ``hello_version`
 (message), ``never_ready`` (true), ``say`` (a line for standard error).
 
 At a batch (``only_worker`` limits them to one worker's id; ``times`` counts how often, over all workers):
-``delay`` (seconds a batch), ``delay_per_token`` (seconds), ``exit`` (code, once begun), ``signal`` (number,
-sent to itself once begun), ``hang`` (true: for ever, heartbeats go on), ``fail`` (true: an exception),
-``poison`` (a token id: SIGSEGV when a batch has it), ``culprit`` (a token id: an exception when a batch has
-it), ``numbers`` (``nan`` | ``inf`` | ``zero``: what the vectors hold), ``count`` and ``dimension`` (added to
-what the answer states), ``wrong_id`` (true), ``cut`` (bytes of the answer to send before exiting), ``stall``
-(bytes of the answer to send before hanging), ``garbage`` (hex, sent instead of the answer).
+``delay`` (seconds a batch), ``delay_per_token`` (seconds), ``progress`` (true: heartbeats say that the
+batch gets on meanwhile), ``exit`` (code, once begun), ``signal`` (number, sent to itself once begun),
+``hang`` (true: for ever, heartbeats go on), ``fail`` (true: an exception), ``poison`` (a token id: SIGSEGV
+when a batch has it), ``killed_by`` (a token id: SIGKILL when a batch has it), ``culprit`` (a token id: an
+exception when a batch has it), ``numbers`` (``nan`` | ``inf`` | ``zero`` | ``huge``: what the vectors
+hold), ``grow`` (bytes of memory to take and keep), ``exit_after`` (code, once the answer is sent),
+``count`` and ``dimension`` (added to what the answer states), ``wrong_id`` (true), ``cut`` (bytes of the
+answer to send before exiting), ``stall`` (bytes of the answer to send before hanging), ``garbage`` (hex,
+sent instead of the answer).
 """
 
 from __future__ import annotations
@@ -86,14 +89,14 @@ def main() -> int:
         return 0
     worker_id = int(flags["--worker-id"])
     config = json.loads((Path(flags["--model-path"]) / "config.json").read_text())
-    return serve(Misbehaviour(worker_id), config["hidden_size"], int(flags["--max-tokens"]))
+    connection = Connection(heartbeat_ms=int(flags["--heartbeat-ms"]))
+    return serve(connection, Misbehaviour(worker_id), config["hidden_size"], int(flags["--max-tokens"]))
 
 
-def serve(misbehaviour: Misbehaviour, dimension: int, max_tokens: int) -> int:
+def serve(connection: Connection, misbehaviour: Misbehaviour, dimension: int, max_tokens: int) -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     start = misbehaviour.at_start()
-    connection = Connection()
     connection.watch()
     if "say" in start:
         print(start["say"], file=sys.stderr, flush=True)  # noqa: T201
@@ -111,13 +114,19 @@ def serve(misbehaviour: Misbehaviour, dimension: int, max_tokens: int) -> int:
         signal.pause()
     connection.write(_protocol.Ready("fake", dimension, max_tokens, "cpu", "float32", "none", [], 10, 0.01))
     connection.beats = True
+    kept: list[bytearray] = []
     while True:
         message = connection.read()
         assert isinstance(message, _protocol.Embed)
         connection.write(_protocol.Begun(batch_id=message.batch_id))
-        misbehave_before_answer(misbehaviour_now := misbehaviour.at_batch(), message)
-        send_answer(connection, answer(message, dimension, misbehaviour_now), misbehaviour_now)
-        connection.batches_done += 1
+        now = misbehaviour.at_batch()
+        kept.append(bytearray(b"x") * now.get("grow", 0))
+        if now.get("progress"):
+            connection.steps_done = time.monotonic_ns
+        misbehave_before_answer(now, message)
+        send_answer(connection, answer(message, dimension, now), now)
+        if "exit_after" in now:
+            os._exit(now["exit_after"])
 
 
 def misbehave_before_answer(now: dict[str, Any], message: _protocol.Embed) -> None:
@@ -127,6 +136,8 @@ def misbehave_before_answer(now: dict[str, Any], message: _protocol.Embed) -> No
         os._exit(now["exit"])
     if now.get("poison") in token_ids:
         os.kill(os.getpid(), signal.SIGSEGV)
+    if now.get("killed_by") in token_ids:
+        os.kill(os.getpid(), signal.SIGKILL)
     if "signal" in now:
         os.kill(os.getpid(), now["signal"])
     if now.get("hang"):
@@ -144,7 +155,8 @@ def answer(message: _protocol.Embed, dimension: int, now: dict[str, Any]) -> _pr
         numbers += vector(token_ids[start : start + length], dimension)
         start += length
     if "numbers" in now:
-        numbers = array("f", [float(now["numbers"].replace("zero", "0"))]) * len(numbers)
+        number = {"zero": 0.0, "huge": 3e38}.get(now["numbers"])
+        numbers = array("f", [float(now["numbers"]) if number is None else number]) * len(numbers)
     count, stated = message.count + now.get("count", 0), dimension + now.get("dimension", 0)
     numbers = (numbers + array("f", bytes(4 * max(0, count * stated - len(numbers)))))[: count * stated]
     return _protocol.Vectors(
@@ -164,9 +176,10 @@ def send_answer(connection: Connection, message: _protocol.Message, now: dict[st
         os.write(SOCKET, frame[: now["cut"]])
         os._exit(1)
     elif "stall" in now:
-        os.write(SOCKET, frame[: now["stall"]])
-        while True:
-            signal.pause()
+        with connection._write_lock:  # or a heartbeat would come in between
+            os.write(SOCKET, frame[: now["stall"]])
+            while True:
+                signal.pause()
     else:
         connection.write(message)
 

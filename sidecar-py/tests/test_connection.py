@@ -184,7 +184,7 @@ def test_heartbeats_come_only_once_the_worker_beats(start: Callable[..., Child])
         child.socket.recv(1)
     child.socket.settimeout(WAIT_SECONDS)
     child.send(embed(1, [1]))
-    assert [child.receive() for _ in range(5)] == [_protocol.Heartbeat(batches_done=41)] * 5
+    assert [child.receive() for _ in range(5)] == [_protocol.Heartbeat(steps_done=41)] * 5
 
 
 def test_watching_takes_no_bytes_from_the_reader(start: Callable[..., Child]) -> None:

@@ -28,7 +28,7 @@ def start_worker(start: Callable[..., Child], tmp_path: Path) -> Callable[..., C
 
     def start_fake(**misbehaviour: object) -> Child:
         control.write_text(json.dumps(misbehaviour))
-        flags = ("--model-path", tmp_path, "--max-tokens", "32", "--worker-id", "0")
+        flags = ("--model-path", tmp_path, "--max-tokens", "32", "--worker-id", "0", "--heartbeat-ms", "1000")
         script = TESTS / "fake_worker.py"
         environment = {"AKIDB_FAKE_CONTROL": str(control)}
         child = start(script, "-m", "akidb_sidecar", "worker", *flags, environment=environment)

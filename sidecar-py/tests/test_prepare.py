@@ -195,7 +195,7 @@ def test_prepare_ends_with_its_input_when_asked_to() -> None:
             env={**os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}"},
             stdin=subprocess.PIPE,
         )
-        # The connection stays open and silent: closed, it would be the hub that ends `prepare`, with another exit code.
+        # It stays open and silent: closed, it would be the hub that ends `prepare`, with another exit code.
         connection, _ = silent.accept()
         with connection:
             assert process.stdin is not None

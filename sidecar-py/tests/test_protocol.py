@@ -162,7 +162,7 @@ def test_every_value_of_another_type_is_refused(golden: dict[str, Any]) -> None:
         ("vectors", "count", -2),
         ("vectors", "dimension", 2**32),
         ("hello", "pid", 2**32),
-        ("heartbeat", "batches_done", -1),
+        ("heartbeat", "steps_done", -1),
     ],
 )
 def test_integer_outside_its_width_is_refused(type_name: str, field: str, value: int) -> None:

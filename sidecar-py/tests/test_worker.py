@@ -88,11 +88,12 @@ def test_ready_says_what_the_engine_says(start: Callable[..., Child], log: Path)
     assert 0 < ready.warm_up_seconds < WAIT_SECONDS
 
 
-def test_heartbeats_count_batches(worker: Child) -> None:
+def test_heartbeats_tell_the_steps_of_the_engine(worker: Child) -> None:
     worker.embed([1])
     refuse(worker, [[]], "invalid_batch")
     started = time.monotonic()
-    assert worker.receive() == _protocol.Heartbeat(batches_done=2)
+    # Two of them in the warm-up.
+    assert worker.receive() == _protocol.Heartbeat(steps_done=3)
     assert time.monotonic() - started < 5
 
 
@@ -169,7 +170,7 @@ def test_bad_output_in_the_warm_up_is_fatal(start: Callable[..., Child], log: Pa
         (b"AKDB\x01\x10\x00\x00\xff\xff\xff\xff", "announces 4294967295 bytes"),
         (b"AKDB\x01\x10\x00\x00\x01\x00\x00\x00\x80", "missing required field"),
         (b"AKDB\x01\x10\x00\x00\x00\x00\x00\x00", "truncated"),
-        (_protocol.encode(_protocol.Heartbeat(batches_done=1)), "`heartbeat` message is not expected"),
+        (_protocol.encode(_protocol.Heartbeat(steps_done=1)), "`heartbeat` message is not expected"),
     ],
     ids=["garbage", "length", "empty map", "no body", "wrong direction"],
 )

@@ -95,7 +95,14 @@ pub(crate) fn parse(body: &[u8]) -> Result<EmbedRequest, RequestError> {
             serde_json::error::Category::Data => RequestError::InvalidRequest(shorten(&error.to_string())),
             _ => RequestError::InvalidJson(shorten(&error.to_string())),
         })?;
-    Ok(EmbedRequest { texts, model, pooling, normalize: normalize.unwrap_or(true) })
+    Ok(EmbedRequest {
+        texts,
+        model,
+        pooling,
+        normalize: normalize.unwrap_or(true),
+        truncate: true,
+        timeout: None,
+    })
 }
 
 #[cfg(test)]

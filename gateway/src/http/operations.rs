@@ -38,7 +38,7 @@ struct WorkerHealth {
 #[derive(Serialize)]
 struct Readiness {
     ready: bool,
-    reason: Option<&'static str>,
+    reason: Option<String>,
 }
 
 /// 200 with at least one ready worker, else 503; the body is the same.
@@ -83,13 +83,7 @@ pub(super) fn live() -> Response<Full<Bytes>> {
 
 /// 200 when a request sent now would be computed, else 503 with the reason.
 pub(super) fn ready(manager: &EmbeddingManager) -> Response<Full<Bytes>> {
-    let reason = if manager.is_draining() {
-        Some("draining")
-    } else if manager.is_ready() {
-        None
-    } else {
-        Some("no worker is ready")
-    };
+    let reason = if manager.is_draining() { Some("draining".to_owned()) } else { manager.not_ready_reason() };
     let code = if reason.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     respond::json(code, &Readiness { ready: reason.is_none(), reason })
 }

@@ -68,9 +68,12 @@ fn classify(error: &RequestError) -> (StatusCode, Kind, &'static str) {
             }
             EmbedError::TooManyTexts { .. } => (StatusCode::PAYLOAD_TOO_LARGE, Kind::Input, "too_many_texts"),
             EmbedError::ModelNotServed { .. } => (StatusCode::BAD_REQUEST, Kind::Input, "model_not_served"),
+            EmbedError::TextTooLong { .. } => (StatusCode::BAD_REQUEST, Kind::Input, "input_too_long"),
+            EmbedError::PoisonInput { .. } => (StatusCode::UNPROCESSABLE_ENTITY, Kind::Input, "poison_input"),
             EmbedError::NotTokenizable { .. } => (StatusCode::BAD_REQUEST, Kind::Input, "not_tokenizable"),
             EmbedError::Draining => (StatusCode::SERVICE_UNAVAILABLE, Kind::Overload, "draining"),
-            EmbedError::NoWorker => (StatusCode::SERVICE_UNAVAILABLE, Kind::Overload, "no_worker"),
+            EmbedError::NoWorker { .. } => (StatusCode::SERVICE_UNAVAILABLE, Kind::Overload, "no_worker"),
+            EmbedError::Overloaded { .. } => (StatusCode::SERVICE_UNAVAILABLE, Kind::Overload, "overloaded"),
             EmbedError::WorkerLost => (StatusCode::SERVICE_UNAVAILABLE, Kind::Overload, "worker_lost"),
             EmbedError::DeadlineExceeded => (StatusCode::GATEWAY_TIMEOUT, Kind::Server, "deadline_exceeded"),
             EmbedError::InferenceFailed { .. } => {

@@ -1,6 +1,9 @@
 //! One ready worker's socket: batches go out, answers come in and go straight to the jobs' senders.
 //!
-//! [`run`] ends when the worker is lost, and says why. What the worker held then goes back to the pool.
+//! [`run`] ends when the worker is lost or has been relieved, and says why. Batches that it had not begun go back to the
+//! pool at once; what it was computing is handed to the caller, who learns how the process ended.
+//!
+//! Time is counted in ticks, so that the time in which the gateway itself was suspended does not count.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -10,19 +13,28 @@ use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
-use tokio::net::unix::OwnedWriteHalf;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::codec::{Encoder, Framed, FramedParts, FramedRead};
 use tokio_util::sync::CancellationToken;
 
-use super::{Assignment, Membership, Pool};
+use super::{Assignment, Membership, Pool, Seat};
 use crate::error::EmbedError;
 use crate::job::Job;
+use crate::metrics::RestartReason;
 
-/// Times that a worker's silence is looked at before it is given up.
-const TICKS_PER_TIMEOUT: u32 = 6;
+/// Times that the shortest of the time-outs is looked at before it is over.
+const TICKS_PER_TIMEOUT: u32 = 4;
+/// Part of its time without a sign of life or progress after which a worker is given no more batches.
+const DOUBT: f64 = 0.5;
+/// A batch may take this many times as long as batches of its size took lately.
+const SLOWEST: f64 = 10.0;
+/// Failed batches in a row after which a worker is replaced.
+const MOST_FAILURES: u32 = 3;
+/// Squared lengths of a vector that can be right.
+const SANE_SQUARED_NORMS: std::ops::Range<f64> = 1e-12..1e12;
 
 /// Why a connection ended.
 #[derive(Debug)]
@@ -33,6 +45,10 @@ pub(crate) enum End {
     Protocol(ProtocolFault),
     /// The worker gave no sign of life for this long.
     Silent(Duration),
+    /// A batch made no progress for this long.
+    NoProgress(Duration),
+    /// A successor took over, and the last batch is answered.
+    Relieved,
     /// The gateway stops.
     Stopped,
 }
@@ -42,6 +58,10 @@ pub(crate) enum End {
 pub(crate) enum ProtocolFault {
     #[error("{0}")]
     Frame(#[from] ProtocolError),
+    #[error("its socket ended inside a frame, after {0} bytes of it")]
+    Cut(usize),
+    #[error("a frame stalled for {0:?}, after {1} bytes of it")]
+    Stalled(Duration, usize),
     #[error("a `{0}` message is not expected from a ready worker")]
     Unexpected(&'static str),
     #[error("batch {0} is not in flight")]
@@ -55,19 +75,25 @@ pub(crate) enum ProtocolFault {
 /// What a connection needs to know.
 #[derive(Debug)]
 pub(crate) struct Settings {
-    /// Worker's number, for the log.
+    /// Worker's number.
     pub(crate) worker: usize,
     /// Length of every vector.
     pub(crate) dimension: usize,
     /// Silence after which the worker is given up.
     pub(crate) heartbeat_timeout: Duration,
+    /// Time without progress after which the worker is given up, at least; more for a large batch.
+    pub(crate) progress_timeout: Duration,
+    /// Time without a byte inside a frame after which the worker is given up.
+    pub(crate) stall_timeout: Duration,
+    /// Batches after which the worker is replaced.
+    pub(crate) max_batches: Option<u64>,
 }
 
 /// A batch at the worker.
 struct InFlight {
     batch_id: u64,
-    begun: bool,
     sent: Instant,
+    begun: Option<Instant>,
     assignment: Assignment,
 }
 
@@ -78,13 +104,18 @@ pub(crate) struct Outcome {
     pub(crate) end: End,
     /// Batches answered.
     pub(crate) batches_answered: u64,
+    /// Batches that the worker held.
+    pub(crate) in_flight: usize,
+    /// Texts of the batches that it was computing.
+    pub(crate) computing: Vec<Vec<Job>>,
 }
 
-/// Serves the worker until it is lost or `stop` is cancelled.
+/// Serves the worker until it is lost, or `stop` is cancelled, or all is answered after `relieve` was cancelled.
 pub(crate) async fn run(
     socket: Framed<UnixStream, GatewayCodec>,
     settings: Settings,
     membership: Membership,
+    relieve: CancellationToken,
     stop: CancellationToken,
 ) -> Outcome {
     let Membership { mut assignments, seat } = membership;
@@ -93,25 +124,34 @@ pub(crate) async fn run(
     let mut frames = FramedRead::new(read_half, parts.codec);
     *frames.read_buffer_mut() = parts.read_buf;
     let writer = Writer::start(write_half);
+    let shortest = settings.heartbeat_timeout.min(settings.progress_timeout).min(settings.stall_timeout);
+    let mut check = tokio::time::interval((shortest / TICKS_PER_TIMEOUT).max(Duration::from_millis(1)));
+    check.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut connection = Connection {
-        settings,
+        watch: Watch { tick: check.period(), ..Watch::default() },
         pool: seat.pool(),
+        seat: Some(seat),
+        settings,
         in_flight: VecDeque::new(),
         next_batch_id: 1,
         batches_answered: 0,
+        failures_in_a_row: 0,
     };
-    // Silence is counted in ticks, so that the time in which the gateway itself was suspended does not count.
-    let mut silent_ticks = 0;
-    let mut check = tokio::time::interval(connection.settings.heartbeat_timeout / TICKS_PER_TIMEOUT);
-    check.set_missed_tick_behavior(MissedTickBehavior::Delay);
 
     let end = loop {
+        let is_relieved = connection.seat.is_none();
+        if is_relieved && connection.in_flight.is_empty() && assignments.is_closed() && assignments.is_empty()
+        {
+            break End::Relieved;
+        }
         tokio::select! {
             frame = frames.next() => {
-                silent_ticks = 0;
+                let cut_bytes = frames.read_buffer().len();
                 match frame {
-                    None => break End::Closed,
-                    Some(Err(ProtocolError::Io(_))) => break End::Closed,
+                    None | Some(Err(ProtocolError::Io(_))) if cut_bytes > 0 => {
+                        break End::Protocol(ProtocolFault::Cut(cut_bytes));
+                    }
+                    None | Some(Err(ProtocolError::Io(_))) => break End::Closed,
                     Some(Err(error)) => break End::Protocol(error.into()),
                     Some(Ok(message)) => {
                         if let Err(fault) = connection.receive(message) {
@@ -122,27 +162,46 @@ pub(crate) async fn run(
             }
             Some(assignment) = assignments.recv() => writer.write(connection.send(assignment)),
             _ = check.tick() => {
-                silent_ticks += 1;
-                if silent_ticks > TICKS_PER_TIMEOUT {
-                    break End::Silent(connection.settings.heartbeat_timeout);
+                if let Some(end) = connection.look(&frames) {
+                    break end;
                 }
+            }
+            () = relieve.cancelled(), if !is_relieved => {
+                connection.seat = None;
+                assignments.close();
             }
             () = stop.cancelled() => break End::Stopped,
         }
     };
-    let batches_answered = connection.batches_answered;
     // First out of the pool, so that nothing the worker held is offered to it again.
-    drop(seat);
-    connection.give_back(assignments);
-    Outcome { end, batches_answered }
+    drop(connection.seat.take());
+    connection.finish(end, assignments)
+}
+
+/// What was last seen of the worker, in ticks since.
+#[derive(Default)]
+struct Watch {
+    tick: Duration,
+    /// Since the last byte.
+    silent: u32,
+    /// Since the last progress of the first batch in flight.
+    idle: u32,
+    /// Bytes of an unfinished frame at the last tick.
+    unfinished_bytes: usize,
+    /// What the worker last said of its progress.
+    steps_done: u64,
 }
 
 struct Connection {
     settings: Settings,
+    watch: Watch,
     pool: Pool,
+    /// `None` once it is relieved.
+    seat: Option<Seat>,
     in_flight: VecDeque<InFlight>,
     next_batch_id: u64,
     batches_answered: u64,
+    failures_in_a_row: u32,
 }
 
 impl Connection {
@@ -158,16 +217,27 @@ impl Connection {
         GatewayCodec::default()
             .encode(GatewayMessage::Embed(embed), &mut frame)
             .expect("a batch is far smaller than the longest frame: this is a bug");
-        self.in_flight.push_back(InFlight { batch_id, begun: false, sent: Instant::now(), assignment });
+        if self.in_flight.is_empty() {
+            self.watch.idle = 0;
+        }
+        self.in_flight.push_back(InFlight { batch_id, sent: Instant::now(), begun: None, assignment });
         frame.freeze()
     }
 
     fn receive(&mut self, message: WorkerMessage) -> Result<(), ProtocolFault> {
+        self.watch.silent = 0;
         match message {
-            WorkerMessage::Heartbeat(_) => {}
+            WorkerMessage::Heartbeat(heartbeat) => {
+                if heartbeat.steps_done != self.watch.steps_done {
+                    self.watch.steps_done = heartbeat.steps_done;
+                    self.watch.idle = 0;
+                }
+            }
             WorkerMessage::Begun(begun) => {
                 let batch = self.in_flight.iter_mut().find(|batch| batch.batch_id == begun.batch_id);
-                batch.ok_or(ProtocolFault::UnknownBatch(begun.batch_id))?.begun = true;
+                let batch = batch.ok_or(ProtocolFault::UnknownBatch(begun.batch_id))?;
+                batch.begun = Some(Instant::now());
+                self.watch.idle = 0;
             }
             WorkerMessage::Vectors(vectors) => self.deliver(&vectors)?,
             WorkerMessage::Failed(failed) => self.fail(&failed)?,
@@ -178,9 +248,52 @@ impl Connection {
         Ok(())
     }
 
+    /// Looks once a tick whether the worker still lives and gets on.
+    fn look(&mut self, frames: &FramedRead<OwnedReadHalf, GatewayCodec>) -> Option<End> {
+        let Settings { heartbeat_timeout, stall_timeout, .. } = self.settings;
+        let unfinished_bytes = frames.read_buffer().len();
+        if unfinished_bytes != self.watch.unfinished_bytes {
+            self.watch.silent = 0;
+        }
+        self.watch.unfinished_bytes = unfinished_bytes;
+        self.watch.silent += 1;
+        let silence = self.watch.tick * self.watch.silent;
+        if unfinished_bytes > 0 && silence > stall_timeout {
+            return Some(End::Protocol(ProtocolFault::Stalled(stall_timeout, unfinished_bytes)));
+        }
+        if silence > heartbeat_timeout {
+            return Some(End::Silent(heartbeat_timeout));
+        }
+        let mut is_doubtful = silence > heartbeat_timeout.mul_f64(DOUBT);
+        if let Some(batch) = self.in_flight.front() {
+            self.watch.idle += 1;
+            let idle = self.watch.tick * self.watch.idle;
+            let tokens: usize = batch.assignment.jobs.iter().map(|job| job.token_ids.len()).sum();
+            let progress_timeout = self.progress_timeout(tokens);
+            if idle > progress_timeout {
+                return Some(End::NoProgress(progress_timeout));
+            }
+            is_doubtful |= idle > progress_timeout.mul_f64(DOUBT);
+        }
+        if let Some(seat) = &self.seat {
+            seat.set_responsive(!is_doubtful);
+        }
+        None
+    }
+
+    /// How long a batch of so many tokens may go without progress.
+    fn progress_timeout(&self, tokens: usize) -> Duration {
+        #[expect(clippy::cast_precision_loss, reason = "a batch has far fewer than 2^52 tokens")]
+        let expected =
+            self.pool.worker_tokens_per_second().map_or(0.0, |speed| tokens as f64 / speed.max(1e-3));
+        let scaled = Duration::try_from_secs_f64(expected * SLOWEST).unwrap_or(Duration::MAX);
+        self.settings.progress_timeout.max(scaled)
+    }
+
     fn take(&mut self, batch_id: u64) -> Result<InFlight, ProtocolFault> {
         let position = self.in_flight.iter().position(|batch| batch.batch_id == batch_id);
         let batch = position.and_then(|position| self.in_flight.remove(position));
+        self.watch.idle = 0;
         batch.ok_or(ProtocolFault::UnknownBatch(batch_id))
     }
 
@@ -193,20 +306,29 @@ impl Connection {
         if count as usize != expected_count || dimension as usize != expected_dimension {
             return Err(ProtocolFault::WrongShape { count, dimension, expected_count, expected_dimension });
         }
-        let InFlight { assignment: Assignment { jobs, permit, .. }, sent, .. } = self.take(batch_id)?;
+        let InFlight { assignment: Assignment { jobs, permit, .. }, sent, begun, .. } =
+            self.take(batch_id)?;
         drop(permit);
-        self.pool.batch_took(sent.elapsed().as_secs_f64(), compute_seconds);
+        let tokens = jobs.iter().map(|job| job.token_ids.len()).sum();
+        let away = sent.elapsed();
+        self.pool.batch_took(tokens, away, compute_seconds, begun.map_or(away, |begun| begun.elapsed()));
         self.batches_answered += 1;
+        self.failures_in_a_row = 0;
+        if self.settings.max_batches == Some(self.batches_answered) {
+            self.ask_for_a_successor(RestartReason::MaxBatches);
+        }
+        let mut unusable = Vec::new();
         for (position, job) in jobs.into_iter().enumerate() {
             let start = position * expected_dimension * 4;
             let vector = vectors.slice(start..start + expected_dimension * 4);
-            let index = job.index();
-            job.answer(if is_usable(&vector) {
-                Ok(vector)
+            if is_usable(&vector) {
+                self.clear_doubt(&job);
+                job.answer(Ok(vector));
             } else {
-                Err(EmbedError::BadWorkerOutput { index })
-            });
+                unusable.push(job);
+            }
         }
+        self.doubt(unusable);
         Ok(())
     }
 
@@ -221,45 +343,72 @@ impl Connection {
             texts = jobs.len(),
             "batch failed"
         );
+        if failed.code == "bad_output" {
+            self.doubt(jobs);
+            return Ok(());
+        }
+        self.failures_in_a_row += 1;
+        if self.failures_in_a_row == MOST_FAILURES {
+            self.ask_for_a_successor(RestartReason::Failures);
+        }
         if jobs.len() > 1 {
             self.pool.rerun_singly(jobs);
         } else if let Some(job) = jobs.pop() {
             let index = job.index();
-            job.answer(Err(match failed.code.as_str() {
-                "bad_output" => EmbedError::BadWorkerOutput { index },
-                _ => EmbedError::InferenceFailed { index },
-            }));
+            job.answer(Err(EmbedError::InferenceFailed { index }));
         }
         Ok(())
     }
 
-    /// Returns everything the worker held to the pool.
-    fn give_back(self, mut assignments: mpsc::UnboundedReceiver<Assignment>) {
+    /// Runs texts again whose vectors cannot be right, once.
+    fn doubt(&mut self, jobs: Vec<Job>) {
+        let mut again = Vec::new();
+        for mut job in jobs {
+            if job.doubted.is_some() {
+                let index = job.index();
+                job.answer(Err(EmbedError::BadWorkerOutput { index }));
+            } else {
+                job.doubted = self.seat.as_ref().map(Seat::number).or(Some(0));
+                again.push(job);
+            }
+        }
+        self.pool.rerun_singly(again);
+    }
+
+    /// A right vector for a text says that the worker which gave a wrong one is to be replaced.
+    fn clear_doubt(&self, job: &Job) {
+        if let Some(seat) = job.doubted {
+            self.pool.replace(seat, RestartReason::BadOutput);
+        }
+    }
+
+    fn ask_for_a_successor(&self, reason: RestartReason) {
+        if let Some(seat) = &self.seat {
+            self.pool.replace(seat.number(), reason);
+        }
+    }
+
+    /// Returns what the worker had not begun to the pool.
+    fn finish(self, end: End, mut assignments: mpsc::UnboundedReceiver<Assignment>) -> Outcome {
         assignments.close();
-        let mut not_begun = Vec::new();
-        let mut begun = Vec::new();
-        for batch in self.in_flight {
-            let jobs: Vec<Job> = batch.assignment.jobs;
-            if batch.begun { begun.push(jobs) } else { not_begun.push(jobs) }
-        }
+        let in_flight = self.in_flight.len() + assignments.len();
+        let (computing, mut not_begun): (Vec<_>, Vec<_>) =
+            self.in_flight.into_iter().partition(|batch| batch.begun.is_some());
+        let mut waiting: Vec<Assignment> = not_begun.drain(..).map(|batch| batch.assignment).collect();
         while let Ok(assignment) = assignments.try_recv() {
-            not_begun.push(assignment.jobs);
+            waiting.push(assignment);
         }
-        self.pool.take_back(not_begun, begun);
+        self.pool.take_back(waiting);
+        let computing = computing.into_iter().map(|batch| batch.assignment.jobs).collect();
+        Outcome { end, batches_answered: self.batches_answered, in_flight, computing }
     }
 }
 
-/// Whether a raw vector can be right: every number finite, and not all of them zero.
+/// Whether a raw vector can be right: every number finite, and a length between those of very small and very large ones.
 fn is_usable(vector: &[u8]) -> bool {
-    let mut any_non_zero = false;
-    for bytes in vector.as_chunks::<4>().0 {
-        let number = f32::from_le_bytes(*bytes);
-        if !number.is_finite() {
-            return false;
-        }
-        any_non_zero |= number != 0.0;
-    }
-    any_non_zero
+    let numbers = vector.as_chunks::<4>().0.iter().map(|bytes| f64::from(f32::from_le_bytes(*bytes)));
+    // NaN and infinity make a sum that is in no range.
+    SANE_SQUARED_NORMS.contains(&numbers.map(|number| number * number).sum::<f64>())
 }
 
 /// Writes frames without holding up the reading of answers.
@@ -302,8 +451,10 @@ mod tests {
         let bytes =
             |numbers: &[f32]| numbers.iter().flat_map(|number| number.to_le_bytes()).collect::<Vec<u8>>();
         assert!(is_usable(&bytes(&[0.0, -1.5])));
+        assert!(is_usable(&bytes(&[1e-5, 0.0])));
         assert!(!is_usable(&bytes(&[0.0, -0.0])));
         assert!(!is_usable(&bytes(&[1.0, f32::NAN])));
         assert!(!is_usable(&bytes(&[f32::NEG_INFINITY, 1.0])));
+        assert!(!is_usable(&bytes(&[3e38, 1.0])));
     }
 }

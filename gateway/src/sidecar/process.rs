@@ -14,6 +14,7 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
+use tokio::task::JoinSet;
 
 use super::Sidecar;
 
@@ -21,6 +22,8 @@ use super::Sidecar;
 const LONGEST_LINE_BYTES: u64 = 4096;
 /// Lines kept to be quoted when a worker dies.
 const LAST_WORDS_LINES: usize = 5;
+/// Longest wait for what a dead process wrote last: it may have left its pipes to a child of its own.
+const LAST_WORDS_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Runs the sidecar to its end and collects what it wrote. It can watch its standard input for the gateway's end.
 pub(crate) async fn run(sidecar: &Sidecar, arguments: &[&str], inherit_stderr: bool) -> io::Result<Output> {
@@ -50,6 +53,16 @@ pub(crate) struct Process {
     child: Child,
     pid: u32,
     last_words: Arc<Mutex<VecDeque<String>>>,
+    pumps: JoinSet<()>,
+}
+
+/// How a process ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    /// Its exit code or signal; `None` when the system does not tell.
+    pub(crate) status: Option<ExitStatus>,
+    /// The last lines that it wrote.
+    pub(crate) last_words: Vec<String>,
 }
 
 impl Spawner {
@@ -78,13 +91,14 @@ impl Spawner {
         let mut child = command.spawn()?;
         let pid = child.id().unwrap_or_default();
         let last_words = Arc::new(Mutex::new(VecDeque::new()));
+        let mut pumps = JoinSet::new();
         if let Some(stdout) = child.stdout.take() {
-            tokio::spawn(pump_lines(stdout, id, pid, "stdout", Arc::clone(&last_words)));
+            pumps.spawn(pump_lines(stdout, id, pid, "stdout", Arc::clone(&last_words)));
         }
         if let Some(stderr) = child.stderr.take() {
-            tokio::spawn(pump_lines(stderr, id, pid, "stderr", Arc::clone(&last_words)));
+            pumps.spawn(pump_lines(stderr, id, pid, "stderr", Arc::clone(&last_words)));
         }
-        Ok((Process { child, pid, last_words }, UnixStream::from_std(ours)?))
+        Ok((Process { child, pid, last_words, pumps }, UnixStream::from_std(ours)?))
     }
 }
 
@@ -94,18 +108,22 @@ impl Process {
         self.pid
     }
 
-    /// Waits up to `patience` for the process to end by itself, then kills it; returns how it ended.
-    pub(crate) async fn end(mut self, patience: Duration) -> io::Result<ExitStatus> {
-        if let Ok(status) = tokio::time::timeout(patience, self.child.wait()).await {
-            return status;
-        }
-        self.child.start_kill()?;
-        self.child.wait().await
-    }
-
-    /// The last lines that the process wrote, for the log entry of its death.
-    pub(crate) fn last_words(&self) -> Arc<Mutex<VecDeque<String>>> {
-        Arc::clone(&self.last_words)
+    /// Waits up to `patience` for the process to end by itself, then kills it.
+    pub(crate) async fn end(mut self, patience: Duration) -> Ended {
+        let by_itself = tokio::time::timeout(patience, self.child.wait()).await;
+        let status = match by_itself {
+            Ok(status) => status.ok(),
+            Err(_elapsed) => {
+                // It fails only for a process that has ended in this moment.
+                let _ = self.child.start_kill();
+                self.child.wait().await.ok()
+            }
+        };
+        let all_read = async { while self.pumps.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(LAST_WORDS_TIMEOUT, all_read).await;
+        let last_words =
+            self.last_words.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect();
+        Ended { status, last_words }
     }
 }
 

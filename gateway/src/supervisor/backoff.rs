@@ -1,6 +1,9 @@
-//! How long to wait before a worker is started again.
+//! How long to wait before a worker is started again, and when that has become a crash loop.
 
+use std::collections::VecDeque;
 use std::time::Duration;
+
+use tokio::time::Instant;
 
 /// Part of each wait that is left to chance, to either side.
 const JITTER: f64 = 0.2;
@@ -36,9 +39,64 @@ impl Backoff {
     }
 }
 
+/// Deaths before readiness that make a crash loop.
+const CRASH_LOOP_DEATHS: usize = 5;
+
+/// Notices a worker that ends again and again before it is ready.
+#[derive(Debug)]
+pub(super) struct CrashLoop {
+    window: Duration,
+    deaths: VecDeque<Instant>,
+    is_on: bool,
+}
+
+impl CrashLoop {
+    pub(super) fn new(window: Duration) -> Self {
+        Self { window, deaths: VecDeque::new(), is_on: false }
+    }
+
+    /// Whether the worker is in a crash loop.
+    pub(super) fn is_on(&self) -> bool {
+        self.is_on
+    }
+
+    /// Counts a death before readiness; returns whether a crash loop begins with it.
+    pub(super) fn died(&mut self) -> bool {
+        let now = Instant::now();
+        self.deaths.push_back(now);
+        while self.deaths.front().is_some_and(|death| now - *death > self.window) {
+            self.deaths.pop_front();
+        }
+        let begins = !self.is_on && self.deaths.len() >= CRASH_LOOP_DEATHS;
+        self.is_on |= begins;
+        begins
+    }
+
+    /// The worker is ready; returns whether that ends a crash loop.
+    pub(super) fn ready(&mut self) -> bool {
+        self.deaths.clear();
+        std::mem::take(&mut self.is_on)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn five_deaths_within_the_window_are_a_crash_loop_until_the_worker_is_ready() {
+        let mut crash_loop = CrashLoop::new(Duration::from_secs(60));
+        for _ in 0..20 {
+            assert!(!crash_loop.died());
+            tokio::time::advance(Duration::from_secs(16)).await;
+        }
+        tokio::time::advance(Duration::from_secs(60)).await;
+        let begins: Vec<bool> = (0..7).map(|_| crash_loop.died()).collect();
+        assert_eq!(begins, [false, false, false, false, true, false, false]);
+        assert!(crash_loop.is_on());
+        assert!(crash_loop.ready());
+        assert!(!crash_loop.is_on() && !crash_loop.ready() && !crash_loop.died());
+    }
 
     #[test]
     fn waits_double_up_to_the_longest_and_start_again_after_an_answer() {

@@ -4,6 +4,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod fault_rows;
+mod fault_rows_life;
 mod faults;
 mod house;
 mod native_api;

@@ -12,7 +12,8 @@ fn health_describes_every_worker_with_the_same_body_at_200_and_503() {
     assert_eq!(starting.status, 503);
     assert_eq!(starting.json()["status"], "unavailable");
     assert_eq!(gateway.get("/readyz").status, 503);
-    assert_eq!(gateway.get("/readyz").json()["reason"], "no worker is ready");
+    let reason = "no worker is ready: worker 0 is starting; worker 1 is starting";
+    assert_eq!(gateway.get("/readyz").json()["reason"], reason);
     assert_eq!(gateway.get("/livez").status, 200);
     gateway.wait_until_ready();
     let ready = gateway.get("/health");

@@ -128,28 +128,3 @@ fn a_gateway_that_is_killed_while_it_resolves_its_model_leaves_no_process_behind
     std::thread::sleep(Duration::from_secs(1));
     assert!(!support::is_alive(preparing[0]));
 }
-
-#[test]
-fn a_gateway_that_is_killed_leaves_no_worker_behind() {
-    for misbehaviour in [json!({}), json!({"delay": 60}), json!({"never_ready": true})] {
-        let mut gateway = Gateway::misbehaving(&misbehaviour, &["--workers", "2"]);
-        gateway.eventually("the workers have started", |gateway| gateway.worker_pids().len() == 2);
-        let workers = gateway.worker_pids();
-        if misbehaviour.get("delay").is_some() {
-            gateway.wait_until_ready();
-            let address = gateway.address;
-            let mut stream = TcpStream::connect(address).unwrap();
-            stream
-                .write_all(b"POST /api/v1/embed HTTP/1.1\r\nhost: x\r\ncontent-length: 15\r\n\r\n{\"texts\":[\"a\"]}")
-                .unwrap();
-            gateway.eventually("it computes", |gateway| {
-                let health = gateway.health();
-                health["workers"].as_array().unwrap().iter().any(|worker| worker["in_flight"] == 1)
-            });
-        }
-        gateway.signal(Signal::SIGKILL);
-        gateway.wait();
-        std::thread::sleep(Duration::from_secs(2));
-        assert!(workers.iter().all(|pid| !support::is_alive(*pid)), "{misbehaviour}");
-    }
-}

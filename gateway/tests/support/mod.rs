@@ -172,6 +172,16 @@ impl Gateway {
         self.post("/api/v1/embed", &json!({ "texts": texts }).to_string())
     }
 
+    /// Sends a request without waiting for its answer.
+    pub fn send_embed(&self, text: &str) -> std::net::TcpStream {
+        let body = json!({"texts": [text]}).to_string();
+        let mut stream = std::net::TcpStream::connect(self.address).unwrap();
+        let length = body.len();
+        let head = format!("POST /api/v1/embed HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n");
+        std::io::Write::write_all(&mut stream, (head + &body).as_bytes()).unwrap();
+        stream
+    }
+
     /// The vectors of an answer that must be 200.
     pub fn vectors(&self, texts: &[&str]) -> Vec<Vec<f32>> {
         let answer = self.embed(texts);

@@ -22,7 +22,7 @@ def main() -> int:
 
             return _mlx_engine.load(settings.model_path, settings.max_tokens)
 
-        return _worker.run(load_engine)
+        return _worker.run(load_engine, settings.heartbeat_ms)
     if isinstance(settings, _cli.PrepareSettings):
         from akidb_sidecar import _prepare  # noqa: PLC0415
 

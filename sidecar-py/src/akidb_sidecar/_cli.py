@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from akidb_sidecar import __version__
+from akidb_sidecar._connection import HEARTBEAT_MS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,6 +21,7 @@ class WorkerSettings:
     model_path: Path
     max_tokens: int
     worker_id: int
+    heartbeat_ms: int = HEARTBEAT_MS
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def parse(arguments: Sequence[str]) -> Settings:
     """Read the command line; argparse ends the process when it is wrong."""
     flags = _parser().parse_args(arguments)
     if flags.command == "worker":
-        return WorkerSettings(flags.model_path, flags.max_tokens, flags.worker_id)
+        return WorkerSettings(flags.model_path, flags.max_tokens, flags.worker_id, flags.heartbeat_ms)
     if flags.command == "prepare":
         return PrepareSettings(flags.model, flags.revision, flags.progress == "auto", flags.end_with_input)
     return DoctorSettings()
@@ -59,6 +61,9 @@ def _parser() -> argparse.ArgumentParser:
     worker.add_argument("--model-path", type=Path, required=True, help="directory in Hugging Face layout")
     worker.add_argument("--max-tokens", type=_positive, required=True, help="longest text, in tokens")
     worker.add_argument("--worker-id", type=int, default=0, help="number of this worker, for logs")
+    worker.add_argument(
+        "--heartbeat-ms", type=_positive, default=HEARTBEAT_MS, help="time between two signs of life"
+    )
 
     prepare = commands.add_parser("prepare", help="find or download a model and print where it is, as JSON")
     prepare.add_argument("--model", required=True, help="name, hub repository (owner/name), or directory")

@@ -9,8 +9,12 @@ from __future__ import annotations
 import os
 import select
 import threading
+from typing import TYPE_CHECKING
 
 from akidb_sidecar import _protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 SOCKET = 0
 HEARTBEAT_MS = 1000
@@ -19,11 +23,13 @@ HEARTBEAT_MS = 1000
 class Connection:
     """Frames over the socket. One thread reads; any thread may write."""
 
-    def __init__(self, descriptor: int = SOCKET) -> None:
+    def __init__(self, descriptor: int = SOCKET, heartbeat_ms: int = HEARTBEAT_MS) -> None:
         self._descriptor = descriptor
+        self._heartbeat_ms = heartbeat_ms
         self._write_lock = threading.Lock()
         self._header = bytearray(_protocol.HEADER_BYTES)
-        self.batches_done = 0
+        self.steps_done: Callable[[], int] = lambda: 0
+        """What heartbeats say of the worker's progress."""
         self.beats = False
         """Whether the liveness thread sends heartbeats; set once the worker is ready."""
 
@@ -53,9 +59,9 @@ class Connection:
         # With no event asked for, poll reports only what it always reports: hang-up and errors.
         poll = select.poll()
         poll.register(self._descriptor, 0)
-        while not poll.poll(HEARTBEAT_MS):
+        while not poll.poll(self._heartbeat_ms):
             if self.beats:
-                self.write(_protocol.Heartbeat(batches_done=self.batches_done))
+                self.write(_protocol.Heartbeat(steps_done=self.steps_done()))
         end_of_gateway()
 
     def _read_exactly(self, buffer: memoryview) -> None:

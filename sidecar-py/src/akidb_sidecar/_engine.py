@@ -60,5 +60,8 @@ class Engine(Protocol):
     def info(self) -> EngineInfo:
         """What the engine says of itself."""
 
+    def steps_done(self) -> int:
+        """Return a number that grows whenever a batch gets on; any thread may ask, at any time."""
+
     def embed(self, batch: Batch) -> memoryview:
         """Return ``count * dimension`` little-endian ``f32``: pooled, not normalised, in batch order."""

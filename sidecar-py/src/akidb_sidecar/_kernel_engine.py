@@ -27,6 +27,10 @@ class KernelEngine:
             blas=blas,
         )
 
+    def steps_done(self) -> int:
+        """Return the number of layers computed so far."""
+        return self._model.layers_done()
+
     def embed(self, batch: Batch) -> memoryview:
         """Return raw vectors; raise :class:`OutputError` when one of them cannot be right."""
         batch.check(self._model.vocabulary, self._model.longest_text)

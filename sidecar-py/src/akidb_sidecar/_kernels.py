@@ -122,9 +122,14 @@ class Kernels:
             ctypes.c_char_p,  # token ids
             _POINTER,  # vectors
         )
+        self._layers_done = ctypes.c_uint64.in_dll(library, "akidb_layers_done")
         self._pack = library.akidb_pack
         self._pack.argtypes = (_POINTER, _INTEGER, _INTEGER, ctypes.c_float, _POINTER)
         self._pack.restype = None
+
+    def layers_done(self) -> int:
+        """Return how many layers were computed so far; it grows while a batch is computed."""
+        return self._layers_done.value
 
     def pack(self, weight: Address, outputs: int, inputs: int, scale: float, panels: Address) -> None:
         """Store ``(outputs, inputs)`` times ``scale`` as a panel matrix."""

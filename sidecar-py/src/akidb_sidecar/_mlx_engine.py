@@ -90,6 +90,7 @@ class MlxEngine:
     ) -> None:
         self._model = model
         self._threads = 0
+        self._batches_done = 0
         on_gpu = _is_on_gpu()
         self.info = EngineInfo(
             model_type=model_type,
@@ -100,6 +101,10 @@ class MlxEngine:
             blas=BLAS.name,
             warnings=() if on_gpu else BLAS.warnings + warnings,
         )
+
+    def steps_done(self) -> int:
+        """Return the number of batches computed so far: MLX does not say how far it got with one."""
+        return self._batches_done
 
     def embed(self, batch: Batch) -> memoryview:
         """Return raw vectors; raise :class:`OutputError` when one of them cannot be right."""
@@ -113,6 +118,7 @@ class MlxEngine:
         squares = mx.sum(vectors * vectors, axis=1)
         usable = mx.all((squares > 0) & (squares < mx.inf))
         mx.eval(vectors, usable)
+        self._batches_done += 1
         if not usable.item():
             raise OutputError("a vector is not finite, or zero")
         return to_bytes(vectors)

@@ -92,10 +92,10 @@ class Fatal(Message, frozen=True):
 
 
 class Heartbeat(Message, frozen=True):
-    """A sign of life."""
+    """A sign of life; ``steps_done`` grows whenever the worker gets on with a batch."""
 
     TYPE = 7
-    batches_done: U64
+    steps_done: U64
 
 
 class Embed(Message, frozen=True):

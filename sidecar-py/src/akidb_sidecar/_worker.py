@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from akidb_sidecar import __version__, _protocol
-from akidb_sidecar._connection import Connection
+from akidb_sidecar._connection import HEARTBEAT_MS, Connection
 from akidb_sidecar._engine import Batch, Engine
 from akidb_sidecar._errors import (
     EXIT_CONFIGURATION,
@@ -30,10 +30,10 @@ WARM_UP_LENGTHS = (64, 32, 16, 8, 4, 2)
 LOWEST_WARM_UP_TOKEN = 1
 
 
-def run(load_engine: Callable[[], Engine]) -> int:
+def run(load_engine: Callable[[], Engine], heartbeat_ms: int = HEARTBEAT_MS) -> int:
     """Serve the gateway on standard input; return an exit code when that is not possible."""
     _isolate()
-    connection = Connection()
+    connection = Connection(heartbeat_ms=heartbeat_ms)
     connection.write(_protocol.Hello(pid=os.getpid(), sidecar_version=__version__))
     connection.watch()
     try:
@@ -42,7 +42,10 @@ def run(load_engine: Callable[[], Engine]) -> int:
     except ModelError as error:
         connection.write(_protocol.Fatal(code=error.code, message=error.message))
         return EXIT_CONFIGURATION
+    connection.steps_done = engine.steps_done
     connection.beats = True
+    if os.environ.get("AKIDB_CHAOS") == "1":
+        signal.signal(signal.SIGUSR1, _hang)
     try:
         while True:
             _answer(connection, engine, connection.read())
@@ -113,7 +116,12 @@ def _answer(connection: Connection, engine: Engine, message: _protocol.Message) 
         reason = f"{type(error).__name__} while {message.count} texts were computed"
         answer = _protocol.Failed(batch_id=message.batch_id, code="inference_failed", message=reason)
     connection.write(answer)
-    connection.batches_done += 1
+
+
+def _hang(_number: int, _frame: object) -> None:
+    """Stop computing for ever while heartbeats go on: what ``make chaos`` does to a worker."""
+    while True:
+        time.sleep(3600)
 
 
 def _log(line: str) -> None:

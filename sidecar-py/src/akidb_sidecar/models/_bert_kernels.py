@@ -69,6 +69,10 @@ class KernelBert:
         head_dimension = parameters.dimension // parameters.heads
         return head_dimension % kernels.panel == 0 and parameters.inner % kernels.panel == 0
 
+    def layers_done(self) -> int:
+        """Return a number that grows while a batch is computed."""
+        return self._kernels.layers_done()
+
     def embed(self, threads: int, pooling: Pooling, lengths: bytes, token_ids: bytes) -> bytearray:
         """Return ``(texts, dimension)`` float32 vectors. The lengths and token ids must be in range."""
         return self._kernels.embed(self._bert, threads, pooling, lengths, token_ids)

@@ -211,6 +211,8 @@ static void feed_forward(struct chunk *c, const struct akidb_layer *layer) {
     }
 }
 
+uint64_t akidb_layers_done;
+
 static void encode(struct chunk *c) {
     int64_t width = c->bert->width;
     share(c->threads, look_up_item, c, c->texts);
@@ -227,6 +229,7 @@ static void encode(struct chunk *c) {
                  c->rows, width);
         norm_rows(c, layer->attention_norm, 0, c->rows);
         feed_forward(c, layer);
+        __atomic_fetch_add(&akidb_layers_done, 1, __ATOMIC_RELAXED);
     }
     share(c->threads, pool_item, c, c->texts);
 }

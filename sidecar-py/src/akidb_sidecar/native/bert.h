@@ -33,6 +33,9 @@ struct akidb_bert {
 enum akidb_pooling { AKIDB_MEAN, AKIDB_CLS, AKIDB_LAST };
 enum akidb_outcome { AKIDB_DONE, AKIDB_NO_MEMORY, AKIDB_UNUSABLE };
 
+/* Layers computed so far, by all threads: it grows while a batch gets on. Others may read it at any time. */
+extern uint64_t akidb_layers_done;
+
 /* Columns per panel of a panel matrix. */
 int akidb_panel(void);
 

@@ -1,0 +1,292 @@
+//! One process of a worker, from its spawn to its burial.
+
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use akidb_protocol::{GatewayCodec, Hello, ProtocolError, Ready, WorkerMessage};
+use futures_util::StreamExt;
+use nix::sys::signal::Signal;
+use tokio::net::UnixStream;
+use tokio::time::Instant;
+use tokio_util::codec::Framed;
+use tokio_util::sync::CancellationToken;
+
+use super::Shared;
+use crate::metrics::RestartReason;
+use crate::pool::Membership;
+use crate::pool::connection::{self, End, Outcome};
+use crate::sidecar::process::{Ended, Process};
+
+/// Why a process was given up.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Loss {
+    #[error("the process cannot be started: {0}")]
+    Spawn(#[source] std::io::Error),
+    #[error("it was not ready within {0:?}")]
+    StartTimeout(Duration),
+    #[error("it ended")]
+    Closed,
+    #[error("{0}")]
+    Protocol(String),
+    #[error("it gave no sign of life for {0:?}")]
+    Silent(Duration),
+    #[error("its batch made no progress for {0:?}")]
+    NoProgress(Duration),
+    #[error("{0}")]
+    Fatal(String),
+    #[error("a successor took over")]
+    Relieved,
+    #[error("the gateway stops")]
+    Stopped,
+}
+
+/// A process on its way to being ready.
+pub(super) struct Starting {
+    pub(super) process: Process,
+    socket: Framed<UnixStream, GatewayCodec>,
+    started: Instant,
+    generation: u64,
+}
+
+/// A process that is ready.
+pub(super) struct Started {
+    starting: Starting,
+    pub(super) ready: Ready,
+    /// From its spawn until it was ready.
+    pub(super) took: Duration,
+}
+
+impl Started {
+    pub(super) fn pid(&self) -> u32 {
+        self.starting.process.pid()
+    }
+
+    pub(super) fn started(&self) -> Instant {
+        self.starting.started
+    }
+
+    /// Tokens per second of its warm-up.
+    pub(super) fn warm_up_speed(&self) -> f64 {
+        f64::from(self.ready.warm_up_tokens) / self.ready.warm_up_seconds.max(1e-6)
+    }
+}
+
+/// How a process ended.
+pub(super) struct Death {
+    pub(super) loss: Loss,
+    pub(super) reason: Option<RestartReason>,
+    pub(super) batches_answered: u64,
+}
+
+/// Spawns a process of worker `id`.
+pub(super) fn spawn(shared: &Shared, id: usize, generation: u64) -> Result<Starting, Death> {
+    let started = Instant::now();
+    match shared.spawner.spawn(id) {
+        Ok((process, socket)) => Ok(Starting {
+            process,
+            socket: Framed::new(socket, GatewayCodec::default()),
+            started,
+            generation,
+        }),
+        Err(error) => {
+            let loss = Loss::Spawn(error);
+            tracing::error!(worker = id, generation, detail = %loss, "worker lost");
+            shared.metrics.worker_restarted(RestartReason::Spawn);
+            Err(Death { loss, reason: Some(RestartReason::Spawn), batches_answered: 0 })
+        }
+    }
+}
+
+/// Waits until the process is ready. One that does not become ready is buried.
+pub(super) async fn wait_until_ready(
+    shared: &Shared,
+    id: usize,
+    mut starting: Starting,
+) -> Result<Started, Death> {
+    let start_timeout = shared.config.start_timeout;
+    let handshake = tokio::select! {
+        ready = tokio::time::timeout(start_timeout, handshake(shared, id, &mut starting.socket)) => {
+            ready.unwrap_or(Err(Loss::StartTimeout(start_timeout)))
+        }
+        () = shared.stop.cancelled() => Err(Loss::Stopped),
+    };
+    match handshake {
+        Ok(ready) => {
+            let took = starting.started.elapsed();
+            let started = Started { starting, ready, took };
+            for warning in &started.ready.warnings {
+                tracing::warn!(worker = id, warning, "worker warns");
+            }
+            tracing::info!(
+                worker = id,
+                pid = started.pid(),
+                generation = started.starting.generation,
+                device = started.ready.device,
+                blas = started.ready.blas,
+                warm_up_tokens_per_second = started.warm_up_speed(),
+                start_seconds = took.as_secs_f64(),
+                "worker ready"
+            );
+            Ok(started)
+        }
+        Err(loss) => {
+            let Starting { process, socket, started, generation } = starting;
+            // One that is to be killed keeps its socket, whose end would let it end by itself.
+            let kept = matches!(loss, Loss::StartTimeout(_) | Loss::Protocol(_)).then_some(socket);
+            let mut burial = Burial { id, generation, started, batches_answered: 0, in_flight: 0 };
+            let reason = burial.end(shared, process, &loss).await.reason;
+            drop(kept);
+            Err(Death { loss, reason, batches_answered: 0 })
+        }
+    }
+}
+
+async fn handshake(
+    shared: &Shared,
+    id: usize,
+    socket: &mut Framed<UnixStream, GatewayCodec>,
+) -> Result<Ready, Loss> {
+    let Hello { pid, sidecar_version } = match next_message(shared, socket).await? {
+        WorkerMessage::Hello(hello) => hello,
+        WorkerMessage::Fatal(fatal) => return Err(Loss::Fatal(fatal.message)),
+        other => return Err(Loss::Protocol(format!("its first message is {other:?}, not a hello"))),
+    };
+    tracing::debug!(worker = id, pid, sidecar_version, "worker started");
+    match next_message(shared, socket).await? {
+        WorkerMessage::Ready(ready) if ready.dimension as usize == shared.dimension => Ok(ready),
+        WorkerMessage::Ready(ready) => Err(Loss::Fatal(format!(
+            "it answers vectors of {} numbers, but `hidden_size` in the model's `config.json` is {}",
+            ready.dimension, shared.dimension
+        ))),
+        WorkerMessage::Fatal(fatal) => Err(Loss::Fatal(fatal.message)),
+        other => Err(Loss::Protocol(format!("it sent {other:?} before it was ready"))),
+    }
+}
+
+async fn next_message(
+    shared: &Shared,
+    socket: &mut Framed<UnixStream, GatewayCodec>,
+) -> Result<WorkerMessage, Loss> {
+    match socket.next().await {
+        None | Some(Err(ProtocolError::Io(_))) => Err(Loss::Closed),
+        Some(Ok(message)) => Ok(message),
+        Some(Err(error @ ProtocolError::WrongVersion(_))) => Err(Loss::Fatal(format!(
+            "{error}\nhint: the gateway and `akidb_sidecar` are of different releases; run `make setup`"
+        ))),
+        Some(Err(error)) => {
+            shared.metrics.protocol_errors.inc();
+            Err(Loss::Protocol(error.to_string()))
+        }
+    }
+}
+
+/// Serves batches until the process is lost or relieved, and buries it.
+pub(super) async fn serve(
+    shared: &Shared,
+    id: usize,
+    started: Started,
+    membership: Membership,
+    relieve: CancellationToken,
+) -> Death {
+    let Starting { process, socket, started, generation } = started.starting;
+    let config = &shared.config;
+    let settings = connection::Settings {
+        worker: id,
+        dimension: shared.dimension,
+        heartbeat_timeout: config.heartbeat_timeout,
+        progress_timeout: config.progress_timeout,
+        stall_timeout: config.stall_timeout,
+        max_batches: config.max_batches,
+    };
+    let Outcome { end, batches_answered, in_flight, computing } =
+        connection::run(socket, settings, membership, relieve, shared.stop.clone()).await;
+    let loss = match end {
+        End::Closed => Loss::Closed,
+        End::Protocol(fault) => {
+            shared.metrics.protocol_errors.inc();
+            Loss::Protocol(fault.to_string())
+        }
+        End::Silent(silence) => Loss::Silent(silence),
+        End::NoProgress(time) => Loss::NoProgress(time),
+        End::Relieved => Loss::Relieved,
+        End::Stopped => Loss::Stopped,
+    };
+    let mut burial = Burial { id, generation, started, batches_answered, in_flight };
+    let Buried { reason, died_of_itself } = burial.end(shared, process, &loss).await;
+    for jobs in computing {
+        shared.pool.settle(jobs, died_of_itself);
+    }
+    Death { loss, reason, batches_answered }
+}
+
+/// What is written down of a process that ends.
+struct Burial {
+    id: usize,
+    generation: u64,
+    started: Instant,
+    batches_answered: u64,
+    in_flight: usize,
+}
+
+struct Buried {
+    reason: Option<RestartReason>,
+    died_of_itself: bool,
+}
+
+impl Burial {
+    /// Makes sure that the process is gone, and writes down how it ended.
+    async fn end(&mut self, shared: &Shared, process: Process, loss: &Loss) -> Buried {
+        let pid = process.pid();
+        let patience = match loss {
+            Loss::Closed | Loss::Fatal(_) | Loss::Stopped | Loss::Relieved => shared.config.exit_patience,
+            _ => Duration::ZERO,
+        };
+        let Ended { status, last_words } = process.end(patience).await;
+        let (signal, exit_code) = (status.and_then(signal_of), status.and_then(|status| status.code()));
+        match loss {
+            Loss::Stopped => return Buried { reason: None, died_of_itself: false },
+            Loss::Relieved => {
+                tracing::info!(worker = self.id, pid, generation = self.generation, "worker relieved");
+                return Buried { reason: None, died_of_itself: false };
+            }
+            _ => {}
+        }
+        let reason = match loss {
+            Loss::Spawn(_) => RestartReason::Spawn,
+            Loss::StartTimeout(_) => RestartReason::StartTimeout,
+            Loss::Protocol(_) => RestartReason::ProtocolError,
+            Loss::Silent(_) => RestartReason::Heartbeat,
+            Loss::NoProgress(_) => RestartReason::Progress,
+            _ if signal.is_some() => RestartReason::Signal,
+            _ => RestartReason::Exit,
+        };
+        // Before the log and the status say so: who has read them finds it counted.
+        if !matches!(loss, Loss::Fatal(_)) {
+            shared.metrics.worker_restarted(reason);
+        }
+        tracing::warn!(
+            worker = self.id,
+            pid,
+            generation = self.generation,
+            reason = reason.name(),
+            detail = %loss,
+            signal = signal.map(|signal| signal.map_or_else(|number| number.to_string(), |name| name.to_string())),
+            exit_code,
+            in_flight = self.in_flight,
+            batches_answered = self.batches_answered,
+            uptime_seconds = self.started.elapsed().as_secs_f64(),
+            last_words = last_words.join(" | "),
+            "worker lost"
+        );
+        let is_killed = matches!(signal, Some(Ok(Signal::SIGKILL | Signal::SIGTERM)));
+        let died_of_itself =
+            matches!(loss, Loss::Closed) && !is_killed && (signal.is_some() || exit_code.is_some());
+        Buried { reason: Some(reason), died_of_itself }
+    }
+}
+
+/// The signal that ended a process: its name, or its number where it has none here.
+fn signal_of(status: ExitStatus) -> Option<Result<Signal, i32>> {
+    let number = std::os::unix::process::ExitStatusExt::signal(&status)?;
+    Some(Signal::try_from(number).map_err(|_unknown| number))
+}

@@ -1,0 +1,274 @@
+//! The fault table, rows about starting, stopping and replacing: one test a row, named after its number.
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use crate::support::{self, Gateway};
+
+fn embed_right(gateway: &Gateway, text: &str) {
+    assert_eq!(gateway.vectors(&[text])[0], support::fake_vector(text));
+}
+
+#[test]
+fn row_12_a_worker_that_can_never_be_ready_ends_the_gateway_with_78() {
+    for misbehaviour in [json!({"fatal": "the weights are damaged"}), json!({"hello_version": 9})] {
+        let mut gateway = Gateway::misbehaving(&misbehaviour, &["--workers", "2"]);
+        assert_eq!(gateway.wait().code(), Some(78), "{misbehaviour}");
+    }
+    // Not retried, and the others serve on.
+    let gateway = Gateway::misbehaving(&json!({}), &["--workers", "2"]);
+    gateway.wait_until_ready();
+    gateway.misbehave(&json!({"fatal": "the model file has gone"}));
+    support::kill(gateway.worker_pids()[1], Signal::SIGKILL);
+    gateway.eventually("it is given up", |gateway| gateway.health()["workers"][1]["state"] == "failed");
+    std::thread::sleep(Duration::from_millis(700));
+    assert_eq!(gateway.health()["workers"][1]["generation"], 2);
+    embed_right(&gateway, "a");
+}
+
+#[test]
+fn row_13_a_worker_that_is_never_ready_is_killed_at_the_start_deadline_and_readyz_says_why() {
+    let flags = ["--workers", "1", "--start-timeout", "1s"];
+    let gateway = Gateway::misbehaving(&json!({"never_ready": true}), &flags);
+    let line = gateway.logged("worker lost", |line| line["reason"] == "start_timeout");
+    assert_eq!(line["signal"], "SIGKILL");
+    gateway.eventually("readyz says why", |gateway| {
+        let readiness = gateway.get("/readyz");
+        readiness.status == 503 && readiness.text.contains("last lost: start_timeout")
+    });
+}
+
+#[test]
+fn row_14_a_crash_loop_is_told_and_tried_again_only_now_and_then() {
+    let flags = [
+        "--workers",
+        "1",
+        "--backoff-first",
+        "20ms",
+        "--backoff-longest",
+        "50ms",
+        "--crash-loop-wait",
+        "1500ms",
+    ];
+    let gateway = Gateway::misbehaving(&json!({"start_exit": 3}), &flags);
+    gateway.eventually("it is a crash loop", |gateway| gateway.metric("akidb_crash_loop") == 1.0);
+    assert_eq!(gateway.get("/livez").status, 200);
+    let readiness = gateway.get("/readyz");
+    assert_eq!(readiness.status, 503);
+    assert!(readiness.text.contains("in a crash loop"), "{}", readiness.text);
+    let line = gateway.logged("worker lost", |line| line["generation"] == 5);
+    assert_eq!((&line["exit_code"], &line["last_words"]), (&json!(3), &json!("asked to end")));
+    let generation = gateway.health()["workers"][0]["generation"].as_u64().unwrap();
+    std::thread::sleep(Duration::from_millis(700));
+    assert_eq!(gateway.health()["workers"][0]["generation"], generation, "it was not left alone");
+    gateway.misbehave(&json!({}));
+    gateway.wait_until_ready();
+    embed_right(&gateway, "a");
+    assert_eq!(gateway.metric("akidb_crash_loop"), 0.0);
+}
+
+#[test]
+fn row_29_a_log_that_cannot_be_written_stops_nobody() {
+    let mut command = support::fake_command();
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    command.args(["--workers", "1", "--listen", &format!("127.0.0.1:{port}")]);
+    let mut child = command.stderr(full).stdout(Stdio::null()).spawn().unwrap();
+    let address = format!("http://127.0.0.1:{port}");
+    let started = Instant::now();
+    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+        assert!(started.elapsed() < support::PATIENCE, "it does not listen");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    for _ in 0..20 {
+        let answer = support::Answer::fetch(&format!("{address}/api/v1/embed"), Some(r#"{"texts":["a"]}"#));
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        assert_eq!(support::Answer::fetch(&format!("{address}/nothing"), None).status, 404);
+    }
+    assert!(child.try_wait().unwrap().is_none());
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn row_30_a_gateway_that_is_killed_leaves_no_worker_behind() {
+    for misbehaviour in [json!({}), json!({"delay": 60}), json!({"never_ready": true})] {
+        let mut gateway = Gateway::misbehaving(&misbehaviour, &["--workers", "2"]);
+        gateway.eventually("the workers have started", |gateway| gateway.worker_pids().len() == 2);
+        let workers = gateway.worker_pids();
+        if misbehaviour.get("delay").is_some() {
+            gateway.wait_until_ready();
+            let _client = gateway.send_embed("a");
+            gateway.eventually("it computes", |gateway| {
+                let health = gateway.health();
+                health["workers"].as_array().unwrap().iter().any(|worker| worker["in_flight"] == 1)
+            });
+        }
+        gateway.signal(Signal::SIGKILL);
+        gateway.wait();
+        let killed = Instant::now();
+        while workers.iter().any(|pid| support::is_alive(*pid)) {
+            assert!(killed.elapsed() < Duration::from_secs(2), "{misbehaviour}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+#[test]
+fn row_31_sigterm_under_load_fails_nothing_that_was_admitted() {
+    let mut gateway = Gateway::misbehaving(&json!({"delay": 0.2}), &["--workers", "2"]);
+    gateway.wait_until_ready();
+    let refused = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..8)
+            .map(|_| {
+                scope.spawn(|| {
+                    loop {
+                        // Once the listener is closed, nothing can be refused any more.
+                        let Some(answer) = gateway.try_post("/api/v1/embed", r#"{"texts":["a"]}"#) else {
+                            return 0;
+                        };
+                        if answer.status != 200 {
+                            assert_eq!(answer.code(), (503, "draining".to_owned()));
+                            assert_eq!(answer.header("connection"), Some("close"));
+                            assert!(answer.header("retry-after").is_some());
+                            return 1;
+                        }
+                        assert_eq!(answer.vectors()[0], support::fake_vector("a"));
+                    }
+                })
+            })
+            .collect();
+        gateway.eventually("all are admitted", |gateway| {
+            gateway.metric("akidb_embedding_batch_size_count") >= 16.0
+        });
+        gateway.signal(Signal::SIGTERM);
+        clients.into_iter().map(|client| client.join().unwrap()).sum::<u32>()
+    });
+    assert!(refused > 0, "nobody was told that it drains");
+    assert_eq!(gateway.wait().code(), Some(0));
+}
+
+#[test]
+fn row_32_twenty_sighups_under_load_fail_nobody() {
+    for workers in ["1", "2"] {
+        let gateway = Gateway::misbehaving(&json!({"delay": 0.01}), &["--workers", workers]);
+        gateway.wait_until_ready();
+        let before = gateway.worker_pids();
+        let is_over = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let clients: Vec<_> = (0..4)
+                .map(|_| {
+                    scope.spawn(|| {
+                        while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                            embed_right(&gateway, "a b");
+                        }
+                    })
+                })
+                .collect();
+            for _ in 0..20 {
+                gateway.signal(Signal::SIGHUP);
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            gateway.eventually("it has replaced all of them", |gateway| {
+                let reloads = gateway.metric("akidb_worker_restarts_total{reason=\"reload\"}");
+                reloads >= 2.0 * f64::from(u8::try_from(before.len()).unwrap())
+            });
+            is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+            for client in clients {
+                client.join().unwrap();
+            }
+        });
+        assert_eq!(gateway.metric("akidb_embedding_requests_total{status=\"error\"}"), 0.0);
+        gateway.eventually("only new workers are left", |gateway| {
+            let now = support::children(gateway.pid());
+            now.len() == before.len() && now.iter().all(|pid| !before.contains(pid))
+        });
+    }
+}
+
+#[test]
+fn row_32_a_roll_whose_new_worker_cannot_start_keeps_the_old_ones() {
+    let gateway = Gateway::misbehaving(&json!({}), &["--workers", "2"]);
+    gateway.wait_until_ready();
+    let before = gateway.worker_pids();
+    gateway.misbehave(&json!({"fatal": "the model file has gone"}));
+    gateway.signal(Signal::SIGHUP);
+    gateway.logged("no successor: the worker is kept", |_| true);
+    embed_right(&gateway, "a");
+    assert_eq!(gateway.worker_pids(), before);
+    gateway.misbehave(&json!({}));
+    gateway.signal(Signal::SIGHUP);
+    gateway.eventually("all are replaced", |gateway| {
+        let now = gateway.worker_pids();
+        now.len() == 2 && now.iter().all(|pid| !before.contains(pid))
+    });
+}
+
+#[test]
+fn row_32_a_worker_that_was_given_up_is_started_again_by_sighup() {
+    let gateway = Gateway::misbehaving(&json!({}), &["--workers", "1"]);
+    gateway.wait_until_ready();
+    gateway.misbehave(&json!({"fatal": "the model file has gone"}));
+    support::kill(gateway.worker_pids()[0], Signal::SIGKILL);
+    gateway.eventually("it is given up", |gateway| gateway.health()["workers"][0]["state"] == "failed");
+    let started = Instant::now();
+    assert_eq!(gateway.embed(&["a"]).code(), (503, "no_worker".to_owned()));
+    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+    gateway.misbehave(&json!({}));
+    gateway.signal(Signal::SIGHUP);
+    gateway.wait_until_ready();
+    embed_right(&gateway, "a");
+}
+
+#[test]
+fn row_34_no_code_reads_a_clock_that_can_jump() {
+    fn search(folder: &std::path::Path, found: &mut Vec<String>) {
+        for entry in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+            if entry.is_dir() {
+                search(&entry, found);
+            } else if entry.extension().is_some_and(|end| end == "rs" || end == "py") {
+                let source = std::fs::read_to_string(&entry).unwrap();
+                let clocks = ["SystemTime", "UNIX_EPOCH", "time.time(", "datetime.now"];
+                found.extend(
+                    clocks
+                        .iter()
+                        .filter(|clock| source.contains(**clock))
+                        .map(|clock| format!("{}: {clock}", entry.display())),
+                );
+            }
+        }
+    }
+    let mut found = Vec::new();
+    for folder in ["gateway/src", "protocol/src", "sidecar-py/src"] {
+        search(&support::checkout().join(folder), &mut found);
+    }
+    assert!(found.is_empty(), "{found:?}");
+}
+
+#[test]
+fn row_35_a_thousand_crashes_leave_no_process_and_no_descriptor_behind() {
+    // Every worker ends after each answer, so that every batch costs one its life.
+    let gateway = Gateway::misbehaving(&json!({"exit_after": 3}), &["--workers", "4"]);
+    gateway.wait_until_ready();
+    let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", gateway.pid())).unwrap().count();
+    let before = descriptors();
+    let crashes = || gateway.metric("akidb_worker_restarts_total{reason=\"exit\"}");
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while crashes() < 1000.0 {
+                    embed_right(&gateway, "a");
+                }
+            });
+        }
+    });
+    gateway.misbehave(&json!({}));
+    gateway.wait_until_ready();
+    gateway.eventually("the descriptors are given back", |_| descriptors() <= before + 2);
+    let children = support::children(gateway.pid());
+    assert_eq!(children.len(), 4, "{children:?}");
+    embed_right(&gateway, "b");
+}
