@@ -121,8 +121,7 @@ def serve(connection: Connection, misbehaviour: Misbehaviour, dimension: int, ma
         connection.write(_protocol.Begun(batch_id=message.batch_id))
         now = misbehaviour.at_batch()
         kept.append(bytearray(b"x") * now.get("grow", 0))
-        if now.get("progress"):
-            connection.steps_done = time.monotonic_ns
+        connection.steps_done = time.monotonic_ns if now.get("progress") else lambda: 0
         misbehave_before_answer(now, message)
         send_answer(connection, answer(message, dimension, now), now)
         if "exit_after" in now:

@@ -250,25 +250,49 @@ fn row_34_no_code_reads_a_clock_that_can_jump() {
 
 #[test]
 fn row_35_a_thousand_crashes_leave_no_process_and_no_descriptor_behind() {
-    // Every worker ends after each answer, so that every batch costs one its life.
-    let gateway = Gateway::misbehaving(&json!({"exit_after": 3}), &["--workers", "4"]);
+    // A program before the worker's own, which ends at once for as long as a file says so: a crash costs milliseconds.
+    let folder = tempfile::tempdir().unwrap();
+    let (script, flag) = (folder.path().join("worker"), folder.path().join("crash"));
+    let worker = support::checkout().join("sidecar-py/tests/fake_worker.py");
+    let lines = format!(
+        "#!/bin/sh\nif [ -e {flag} ] && [ \"$3\" = worker ]; then exit 3; fi\nexec {worker} \"$@\"\n",
+        flag = flag.display(),
+        worker = worker.display()
+    );
+    std::fs::write(&script, lines).unwrap();
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let mut command = support::fake_command();
+    command.env("AKIDB_PYTHON", &script).env("AKIDB_SERVED_MODEL_NAME", "fake");
+    command.args(["--workers", "4", "--backoff-first", "1ms", "--backoff-longest", "1ms"]);
+    command.args(["--crash-loop-wait", "1ms"]);
+    let gateway = Gateway::start(command, None);
     gateway.wait_until_ready();
+    embed_right(&gateway, "a");
     let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", gateway.pid())).unwrap().count();
     let before = descriptors();
-    let crashes = || gateway.metric("akidb_worker_restarts_total{reason=\"exit\"}");
-    std::thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| {
-                while crashes() < 1000.0 {
-                    embed_right(&gateway, "a");
-                }
-            });
-        }
+    std::fs::write(&flag, "").unwrap();
+    for pid in gateway.worker_pids() {
+        support::kill(pid, Signal::SIGKILL);
+    }
+    gateway.eventually("a thousand crashes", |gateway| {
+        gateway.metric("akidb_worker_restarts_total{reason=\"exit\"}") >= 1000.0
     });
-    gateway.misbehave(&json!({}));
+    std::fs::remove_file(&flag).unwrap();
     gateway.wait_until_ready();
     gateway.eventually("the descriptors are given back", |_| descriptors() <= before + 2);
     let children = support::children(gateway.pid());
     assert_eq!(children.len(), 4, "{children:?}");
     embed_right(&gateway, "b");
+}
+
+#[test]
+fn row_35_workers_that_end_after_every_answer_serve_on() {
+    let gateway = Gateway::misbehaving(&json!({"exit_after": 3}), &["--workers", "2"]);
+    gateway.wait_until_ready();
+    for _ in 0..30 {
+        embed_right(&gateway, "a");
+    }
+    gateway.misbehave(&json!({}));
+    gateway.wait_until_ready();
+    assert_eq!(support::children(gateway.pid()).len(), 2);
 }

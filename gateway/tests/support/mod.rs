@@ -83,7 +83,7 @@ pub fn fake_command() -> Command {
     let path = std::env::join_paths(std::iter::once(folder).chain(std::env::split_paths(&path))).unwrap();
     let worker = checkout().join("sidecar-py/tests/fake_worker.py");
     let mut command = command();
-    command.env("PATH", path).arg("--python").arg(worker).args(["--model", &fake_model()]);
+    command.env("PATH", path).env("AKIDB_PYTHON", worker).args(["--model", &fake_model()]);
     command
 }
 
