@@ -246,7 +246,12 @@ impl EmbeddingManager {
                 self.metrics.tokens.inc_by(embeddings.total_tokens);
                 self.metrics.truncated_texts.inc_by(embeddings.truncated as u64);
             }
-            Err(_) => self.metrics.request_answered(Status::Error),
+            Err(error) => {
+                self.metrics.request_answered(Status::Error);
+                if matches!(error, EmbedError::Overloaded { .. } | EmbedError::NoWorker { .. }) {
+                    self.metrics.rejection_seconds.observe(arrived.elapsed().as_secs_f64());
+                }
+            }
         }
         result
     }

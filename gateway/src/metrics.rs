@@ -16,6 +16,7 @@ use prometheus_client::registry::{Registry, Unit};
 const LATENCY_BUCKETS_SECONDS: [f64; 8] = [0.01, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0];
 const BATCH_SIZE_BUCKETS: [f64; 6] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0];
 const PHASE_BUCKETS_SECONDS: [f64; 8] = [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3];
+const REJECTION_BUCKETS_SECONDS: [f64; 7] = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0];
 const WAIT_BUCKETS_SECONDS: [f64; 6] = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5];
 
 /// How a request ended.
@@ -156,6 +157,8 @@ pub(crate) struct Metrics {
     pub(crate) gil_wait_seconds: Histogram,
     /// Requests admitted and not yet wholly at a worker.
     pub(crate) queue_depth: Gauge<i64, AtomicI64>,
+    /// Time from the arrival of a request's texts until it was refused as too much.
+    pub(crate) rejection_seconds: Histogram,
     /// Tokens admitted and not yet at a worker.
     pub(crate) queue_tokens: Gauge<i64, AtomicI64>,
     /// Texts whose deadline passed before a worker had them.
@@ -193,6 +196,7 @@ impl Metrics {
             batch_size: Histogram::new(BATCH_SIZE_BUCKETS),
             gil_wait_seconds: Histogram::new(WAIT_BUCKETS_SECONDS),
             queue_depth: Gauge::default(),
+            rejection_seconds: Histogram::new(REJECTION_BUCKETS_SECONDS),
             queue_tokens: Gauge::default(),
             expired_texts: Counter::default(),
             clients_gone: Counter::default(),
@@ -253,6 +257,12 @@ impl Metrics {
             "akidb_batch_retries",
             "Batches run again after a worker was lost",
             self.retries.clone(),
+        );
+        registry.register_with_unit(
+            "akidb_rejection",
+            "Time from a request's texts until it was refused because the machine is full or no worker is due",
+            Unit::Seconds,
+            self.rejection_seconds.clone(),
         );
         registry.register(
             "akidb_embedding_queue_tokens",

@@ -10,6 +10,7 @@ mod faults;
 mod house;
 mod native_api;
 mod operations;
+mod overload;
 mod real_model;
 mod shutdown;
 mod start;
