@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bench import environments, systems, texts
+from bench import environments, phases, systems, texts
 from bench.processes import WORKPLACE, Child, ChildError, fetch, free_port, memory_bytes, tree
 
 if TYPE_CHECKING:
@@ -213,7 +213,11 @@ class Rounds:
             if vector is not None:
                 result.vectors[server.name] = vector
             for shape, per_request, connections in self._points(server):
+                ours = server.computes and server.name.startswith("akidb")
+                before = phases.read(url) if ours else {}
                 measured = self._load(server, port, shape, per_request, connections)
+                if ours:
+                    measured |= phases.between(before, phases.read(url), measured, connections)
                 self._note(Point(server.name, shape, per_request, connections), measured, result, label)
             members = [memory_bytes(pid) for pid in tree(child.pid)]
             facts |= {"memory_bytes": sum(members), "first_process_bytes": members[0]}

@@ -95,7 +95,7 @@ def draw(summary: dict[str, Any]) -> str:
         parts.append(
             f'<line class="peak" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(peak):.1f}" y2="{y(peak):.1f}"/>'
         )
-        labels.append((y(peak), "matmul peak of 2 cores", "quiet"))
+        labels.append((y(peak), "OpenBLAS on 2 cores", "quiet"))
     for name, curve in reversed(curves.items()):
         label, css = SERIES[name]
         places = [(x(number), y(rate)) for number, rate in curve.items()]

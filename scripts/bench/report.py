@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from bench.acceptance import targets
 from bench.figures import FLOP_PER_TOKEN, medians
 from bench.measure import ENGINE_SETUPS, Point, Round
+from bench.phases import PHASES
 from bench.systems import all_servers
 
 if TYPE_CHECKING:
@@ -90,6 +91,10 @@ def table(summary: dict[str, Any], targets_measured: Sequence[Target]) -> str:
         *_aligned("system|memory MB|first answer s|what", [_fact_cells(fact) for fact in summary["systems"]]),
         "",
     ]
+    in_phases = [row for row in summary["rows"] if "phase_total_ms" in row]
+    if in_phases:
+        head = f"system|texts|a request|connections|texts a batch|mean ms|{'|'.join(PHASES)}"
+        lines += [*_aligned(head, [_phase_cells(row) for row in in_phases]), ""]
     lines += [f"NOT MEASURED: {name}: {why}" for name, why in summary["broken"].items()]
     lines += _disturbances(machine["matmul_peak_flops_by_round"])
     for name, cosine in summary["cosine"].items():
@@ -115,6 +120,12 @@ def _cells(row: dict[str, Any]) -> list[str]:
         f"{row['errors']:.0f}",
         share,
     ]
+
+
+def _phase_cells(row: dict[str, Any]) -> list[str]:
+    place = [row["system"], row["shape"], str(row["per_request"]), str(row["connections"])]
+    times = [f"{row[f'phase_{phase}_ms']:.2f}" for phase in ("total", *PHASES)]
+    return [*place, f"{row['phase_batch_texts']:.1f}", *times]
 
 
 def _computes(system: str) -> bool:
