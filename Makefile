@@ -12,7 +12,7 @@ UV_SYNC := cd sidecar-py && UV_PYTHON_DOWNLOADS=never UV_SYSTEM_CERTS=true ../$(
 IN_VENV := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev build run test lint lint-rust lint-python audit test-rust test-python guard doctor bench golden clean
+.PHONY: help setup setup-dev build run test lint lint-rust lint-python audit test-rust test-python guard fuzz doctor bench golden clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -51,6 +51,7 @@ lint: lint-rust lint-python ## Format and lints of both languages
 
 lint-rust: setup-dev
 	$(CARGO) fmt --all --check
+	$(CARGO) fmt --manifest-path gateway/fuzz/Cargo.toml --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 
 lint-python: setup-dev
@@ -69,6 +70,9 @@ test-python: setup-dev
 
 guard: setup-dev ## Count the instructions of the inner loops; more than committed fails
 	scripts/instructions
+
+fuzz: setup-dev ## Feed arbitrary input to the decoders, FUZZ_SECONDS (600) each; needs a C++ compiler
+	scripts/fuzz
 
 doctor: setup ## Say how fast this machine multiplies matrices
 	@$(VENV)/bin/python -m akidb_sidecar doctor

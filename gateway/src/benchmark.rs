@@ -1,4 +1,4 @@
-//! The inner functions that benchmarks measure, and that no user of the library needs.
+//! The inner functions that benchmarks measure and fuzzing feeds, and that no user of the library needs.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -11,6 +11,15 @@ use crate::scheduler::packing::{self, Packable};
 #[must_use]
 pub fn parse_request(body: &[u8]) -> usize {
     native::parse(body).map_or(0, |request| request.texts.len())
+}
+
+/// Parses the body of a request; returns its texts, or what the client is told.
+///
+/// # Errors
+///
+/// A body that is not JSON, or not of the expected form.
+pub fn parse_texts(body: &[u8]) -> Result<Vec<String>, String> {
+    native::parse(body).map(|request| request.texts).map_err(|error| error.to_string())
 }
 
 /// Writes the body of an answer.

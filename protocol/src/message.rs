@@ -218,7 +218,9 @@ impl WorkerMessage {
             MessageType::Vectors => {
                 let VectorsBody { batch_id, count, dimension, compute_seconds, vectors } =
                     decode_body("vectors", body)?;
-                check_length("vectors", u64::from(count) * u64::from(dimension) * 4, vectors)?;
+                // Both are the sender's word: their product may be more than any length.
+                let expected = u64::from(count).saturating_mul(u64::from(dimension)).saturating_mul(4);
+                check_length("vectors", expected, vectors)?;
                 let vectors = body.slice_ref(vectors);
                 Self::Vectors(Vectors { batch_id, count, dimension, compute_seconds, vectors })
             }

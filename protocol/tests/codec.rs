@@ -93,6 +93,16 @@ fn a_count_that_does_not_fit_the_vectors_is_refused() {
 }
 
 #[test]
+fn a_count_and_a_dimension_whose_product_overflows_are_refused() {
+    for (count, dimension) in [(1 << 31, 1 << 31), (u32::MAX, u32::MAX), (1 << 30, 1 << 17)] {
+        let message = Vectors { batch_id: 7, count, dimension, compute_seconds: 0.5, vectors: Bytes::new() };
+        let error =
+            GatewayCodec::default().decode(&mut encoded(WorkerMessage::Vectors(message))).unwrap_err();
+        assert!(matches!(error, ProtocolError::WrongLength { field: "vectors", actual: 0, .. }), "{error}");
+    }
+}
+
+#[test]
 fn lengths_that_do_not_fit_the_token_ids_are_refused() {
     let mut embed = Embed::new(1, Pooling::Mean, 0, [&[1, 2, 3][..], &[4][..]].into_iter());
     embed.token_ids = embed.token_ids.slice(..12);
