@@ -1,36 +1,24 @@
-//! The load generator and the yardsticks of `make bench`; `scripts/bench` runs it and reads its JSON.
-//!
-//! * `load run`: N keep-alive connections, each with one request under way (a closed loop), bodies from a file.
-//! * `load hello`: a bare hyper server, to tell what HTTP itself costs.
-//! * `load tokenize`: what the model's tokenizer makes of texts, and the memory that it takes.
+//! A closed loop: N connections, each of which sends its next request when the last one was answered.
 //!
 //! A server that batches answers many requests at once, so counting between two fixed moments would be wrong by
 //! up to a batch at each end. The measured span therefore starts with the last answer of the warm-up and ends
 //! with the last answer before the end, and it counts the answers after the first of these moments.
 
-use std::collections::BTreeMap;
-use std::convert::Infallible;
-use std::error::Error;
-use std::io::Write;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use clap::{Parser, Subcommand};
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
 use hyper::client::conn::http1::SendRequest;
 use hyper::header::{CONTENT_TYPE, HOST};
-use hyper::service::service_fn;
-use hyper::{Method, Request, Response};
-use hyper_util::rt::TokioIo;
-use serde::{Deserialize, Serialize};
-use tokio::net::{TcpListener, TcpStream};
+use hyper::{Method, Request};
+use serde::Serialize;
 
-type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
+use crate::Outcome;
+use crate::client::{Body, connect, percentile, read_bodies, real};
 
 /// A request that takes longer counts as failed.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -41,40 +29,9 @@ const ANSWERS_PER_CONNECTION: usize = 3;
 /// ...but never longer than this many times the wanted span.
 const LONGEST_SPAN: u32 = 3;
 
-#[derive(Parser)]
-#[command(about = "Load generator and yardsticks of `make bench`")]
-struct Cli {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// Send requests in a closed loop and print what came of it, as JSON
-    Run(Load),
-    /// Serve `hello` on this address
-    Hello {
-        /// Address to listen on
-        #[arg(long)]
-        address: SocketAddr,
-    },
-    /// Tokenize the texts of a JSON object of lists; print ids and the tokenizer's memory, as JSON
-    Tokenize {
-        /// Directory with `tokenizer.json`
-        #[arg(long)]
-        model: PathBuf,
-        /// Longest text, in tokens
-        #[arg(long)]
-        max_tokens: usize,
-        /// File with `{"name": ["text", ...], ...}`
-        #[arg(long)]
-        texts: PathBuf,
-    },
-}
-
 /// One measurement.
 #[derive(clap::Args)]
-struct Load {
+pub(crate) struct Load {
     /// Address of the server
     #[arg(long)]
     address: SocketAddr,
@@ -98,16 +55,9 @@ struct Load {
     seconds: f64,
 }
 
-#[derive(Deserialize)]
-struct Body {
-    texts: u64,
-    tokens: u64,
-    body: String,
-}
-
 /// What a measurement gave; times in milliseconds.
 #[derive(Serialize)]
-struct Report {
+pub(crate) struct Report {
     requests: usize,
     errors: usize,
     first_error: Option<String>,
@@ -120,40 +70,11 @@ struct Report {
     p99_ms: f64,
 }
 
-#[derive(Serialize)]
-struct Tokenized {
-    tokenizer_bytes: u64,
-    ids: BTreeMap<String, Vec<Vec<u32>>>,
-}
-
-fn main() -> Outcome<()> {
-    let runtime = |threads| {
-        let mut builder = tokio::runtime::Builder::new_multi_thread();
-        builder.worker_threads(threads).enable_all().build()
-    };
-    match Cli::parse().command {
-        // One thread: the server needs the cores more.
-        Command::Run(load) => {
-            let report = runtime(1)?.block_on(run(load))?;
-            print_json(&report)
-        }
-        Command::Hello { address } => runtime(2)?.block_on(hello(address)),
-        Command::Tokenize { model, max_tokens, texts } => print_json(&tokenize(&model, max_tokens, &texts)?),
-    }
-}
-
-fn print_json(value: &impl Serialize) -> Outcome<()> {
-    let mut output = std::io::stdout().lock();
-    serde_json::to_writer(&mut output, value)?;
-    writeln!(output)?;
-    Ok(())
-}
-
 /// What the connections share.
 struct Shared {
     address: SocketAddr,
     path: String,
-    bodies: Vec<(u64, u64, Bytes)>,
+    bodies: Vec<Body>,
     next_body: AtomicUsize,
     answers: AtomicUsize,
     wanted_answers: usize,
@@ -178,7 +99,7 @@ struct Answer {
     error: Option<String>,
 }
 
-async fn run(load: Load) -> Outcome<Report> {
+pub(crate) async fn run(load: Load) -> Outcome<Report> {
     let bodies = read_bodies(&load.bodies)?;
     let started = Instant::now();
     let warm = started + Duration::from_secs_f64(load.warm_up);
@@ -205,23 +126,13 @@ async fn run(load: Load) -> Outcome<Report> {
     Ok(report(answers, started, warm, end))
 }
 
-fn read_bodies(file: &Path) -> Outcome<Vec<(u64, u64, Bytes)>> {
-    let text = std::fs::read_to_string(file)?;
-    let lines = text.lines().map(|line| {
-        let Body { texts, tokens, body } = serde_json::from_str(line)?;
-        Ok((texts, tokens, Bytes::from(body)))
-    });
-    let bodies = lines.collect::<Outcome<Vec<_>>>()?;
-    if bodies.is_empty() { Err("there are no bodies in the file".into()) } else { Ok(bodies) }
-}
-
 /// Asks until the end; returns the answers, and when the last request was sent.
 async fn keep_asking(shared: Arc<Shared>) -> (Vec<Answer>, Instant) {
     let mut connection = None;
     let mut answers = Vec::new();
     while !shared.is_over() {
         let next = shared.next_body.fetch_add(1, Ordering::Relaxed) % shared.bodies.len();
-        let (texts, tokens, body) = &shared.bodies[next];
+        let Body { texts, tokens, body } = &shared.bodies[next];
         let started = Instant::now();
         let asked = ask(&shared, &mut connection, body.clone());
         let outcome = tokio::time::timeout(REQUEST_TIMEOUT, asked).await;
@@ -267,15 +178,6 @@ async fn ask(shared: &Shared, connection: &mut Option<SendRequest<Full<Bytes>>>,
     }
 }
 
-async fn connect(address: SocketAddr) -> Outcome<SendRequest<Full<Bytes>>> {
-    let stream = TcpStream::connect(address).await?;
-    stream.set_nodelay(true)?;
-    let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    // Ends by itself when the sender is dropped; its errors come out at the sender, too.
-    tokio::spawn(async move { drop(connection.await) });
-    Ok(sender)
-}
-
 fn report(mut answers: Vec<Answer>, started: Instant, warm: Instant, end: Instant) -> Report {
     answers.retain(|answer| answer.finished <= end);
     answers.sort_unstable_by_key(|answer| answer.finished);
@@ -288,10 +190,6 @@ fn report(mut answers: Vec<Answer>, started: Instant, warm: Instant, end: Instan
     let rate = |count: u64| if seconds > 0.0 { real(count) / seconds } else { 0.0 };
     let mut latencies: Vec<f64> = good.iter().map(|answer| answer.latency.as_secs_f64() * 1000.0).collect();
     latencies.sort_unstable_by(f64::total_cmp);
-    let percentile = |percent: usize| {
-        let rank = (latencies.len() * percent).div_ceil(100).max(1);
-        latencies.get(rank - 1).copied().unwrap_or(0.0)
-    };
     Report {
         requests: good.len(),
         errors: failed.len(),
@@ -300,55 +198,8 @@ fn report(mut answers: Vec<Answer>, started: Instant, warm: Instant, end: Instan
         requests_per_second: rate(good.len() as u64),
         texts_per_second: rate(good.iter().map(|answer| answer.texts).sum()),
         tokens_per_second: rate(good.iter().map(|answer| answer.tokens).sum()),
-        p50_ms: percentile(50),
-        p95_ms: percentile(95),
-        p99_ms: percentile(99),
+        p50_ms: percentile(&latencies, 50),
+        p95_ms: percentile(&latencies, 95),
+        p99_ms: percentile(&latencies, 99),
     }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "counts of a few seconds are far below 2^53")]
-fn real(count: u64) -> f64 {
-    count as f64
-}
-
-async fn hello(address: SocketAddr) -> Outcome<()> {
-    let listener = TcpListener::bind(address).await?;
-    loop {
-        let (stream, _peer) = listener.accept().await?;
-        stream.set_nodelay(true)?;
-        let greet = service_fn(async |request: Request<Incoming>| {
-            drop(request.into_body().collect().await);
-            Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"hello"))))
-        });
-        tokio::spawn(async move {
-            let connection =
-                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), greet);
-            drop(connection.await);
-        });
-    }
-}
-
-fn tokenize(model: &Path, max_tokens: usize, texts: &Path) -> Outcome<Tokenized> {
-    let texts: BTreeMap<String, Vec<String>> = serde_json::from_slice(&std::fs::read(texts)?)?;
-    let before = resident_bytes()?;
-    let mut tokenizer = tokenizers::Tokenizer::from_file(model.join("tokenizer.json"))?;
-    tokenizer.with_padding(None);
-    let truncation = tokenizers::TruncationParams { max_length: max_tokens, ..Default::default() };
-    tokenizer.with_truncation(Some(truncation))?;
-    let tokenizer_bytes = resident_bytes()?.saturating_sub(before);
-    let mut ids = BTreeMap::new();
-    for (name, texts) in texts {
-        let encoded =
-            texts.iter().map(|text| Ok(tokenizer.encode_fast(text.as_str(), true)?.get_ids().to_vec()));
-        ids.insert(name, encoded.collect::<Outcome<Vec<_>>>()?);
-    }
-    Ok(Tokenized { tokenizer_bytes, ids })
-}
-
-/// Resident memory of this process; 0 where the system does not say.
-fn resident_bytes() -> Outcome<u64> {
-    let Ok(status) = std::fs::read_to_string("/proc/self/status") else { return Ok(0) };
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kibibytes = line.and_then(|line| line.split_whitespace().next()).map_or(Ok(0), str::parse::<u64>)?;
-    Ok(kibibytes * 1024)
 }
