@@ -157,7 +157,86 @@ mod tests {
         assert_eq!(budget(150, 2, 1), 1);
     }
 
+    /// What happens to a queue.
+    #[derive(Debug, Clone)]
+    enum Event {
+        Arrive {
+            tokens: usize,
+            pooling: u8,
+        },
+        /// The client of one of the queued texts goes.
+        Leave {
+            which: prop::sample::Index,
+        },
+        Take {
+            max_tokens: usize,
+        },
+    }
+
+    fn event() -> impl Strategy<Value = Event> {
+        prop_oneof![
+            4 => (1..400_usize, 0..3_u8).prop_map(|(tokens, pooling)| Event::Arrive { tokens, pooling }),
+            1 => any::<prop::sample::Index>().prop_map(|which| Event::Leave { which }),
+            2 => (1..1000_usize).prop_map(|max_tokens| Event::Take { max_tokens }),
+        ]
+    }
+
     proptest! {
+        #[test]
+        fn a_queue_that_lives_gives_every_text_once_or_drops_it_because_its_client_has_gone(
+            events in prop::collection::vec(event(), 0..300),
+        ) {
+            let mut queue: VecDeque<Text> = VecDeque::new();
+            let (mut arrived, mut left, mut taken) = (0, Vec::new(), Vec::<Text>::new());
+            // At the end whatever is left over is taken, too.
+            for event in events.into_iter().chain((0..300).map(|_| Event::Take { max_tokens: 1000 })) {
+                match event {
+                    Event::Arrive { tokens, pooling } => {
+                        queue.push_back(Text { place: arrived, tokens, pooling, wanted: true, overtaken: 0 });
+                        arrived += 1;
+                    }
+                    Event::Leave { which } => {
+                        if !queue.is_empty() {
+                            let place = which.index(queue.len());
+                            queue[place].wanted = false;
+                            left.push(queue[place].place);
+                        }
+                    }
+                    Event::Take { max_tokens } => {
+                        let first_wanted = queue.iter().find(|text| text.wanted).map(|text| text.place);
+                        let batch = take_batch(&mut queue, max_tokens);
+                        prop_assert_eq!(batch.first().map(|text| text.place), first_wanted);
+                        prop_assert!(batch.len() <= 1 || batch.iter().map(Text::tokens).sum::<usize>() <= max_tokens);
+                        prop_assert!(batch.windows(2).all(|pair| pair[0].pooling == pair[1].pooling));
+                        prop_assert!(batch.iter().all(|text| text.wanted));
+                        prop_assert!(queue.iter().is_sorted_by_key(|text| text.place));
+                        taken.extend(batch);
+                    }
+                }
+                for waiting in &queue {
+                    let overtaken = taken.iter().filter(|other| other.place > waiting.place).count();
+                    prop_assert!(overtaken <= usize::from(MOST_OVERTAKEN), "{} went before {:?}", overtaken, waiting);
+                    prop_assert_eq!(overtaken, usize::from(waiting.overtaken));
+                }
+            }
+            prop_assert!(queue.is_empty());
+            let mut places: Vec<usize> = taken.iter().map(|text| text.place).chain(left).collect();
+            places.sort_unstable();
+            places.dedup();
+            prop_assert_eq!(places.len(), arrived);
+            taken.sort_by_key(|text| text.place);
+            prop_assert!(taken.windows(2).all(|pair| pair[0].place < pair[1].place));
+        }
+
+        #[test]
+        fn the_shares_of_the_workers_cover_the_queue_unless_the_limit_is_less(
+            queued in 0..1_000_000_usize, workers in 0..64_usize, max_tokens in 1..200_000_usize,
+        ) {
+            let share = budget(queued, workers, max_tokens);
+            prop_assert!((1..=max_tokens).contains(&share));
+            prop_assert!(share == max_tokens || share * workers.max(1) >= queued);
+        }
+
         #[test]
         fn every_wanted_text_is_taken_once_within_the_budget_and_overtaken_by_few(
             texts in prop::collection::vec((1..400_usize, 0..2_u8, prop::bool::weighted(0.9)), 0..120),
