@@ -5,6 +5,8 @@ PYTHON ?= python3
 CARGO ?= cargo
 ARGS ?=
 BENCH_ARGS ?=
+CHAOS_ARGS ?=
+OVERLOAD_ARGS ?=
 
 VENV := sidecar-py/.venv
 UV := .tools/bin/uv
@@ -12,7 +14,7 @@ UV_SYNC := cd sidecar-py && UV_PYTHON_DOWNLOADS=never UV_SYSTEM_CERTS=true ../$(
 IN_VENV := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev build run test lint lint-rust lint-python audit test-rust test-python guard fuzz doctor bench golden clean
+.PHONY: help setup setup-dev build run test lint lint-rust lint-python audit test-rust test-python guard fuzz doctor bench chaos overload golden clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -80,6 +82,14 @@ doctor: setup ## Say how fast this machine multiplies matrices
 bench: setup build ## Measure this server beside others, in one table; options in BENCH_ARGS="...", such as --quick
 	@$(CARGO) build --release --locked --example load
 	@PYTHONPATH=scripts $(VENV)/bin/python -m bench $(BENCH_ARGS)
+
+chaos: setup build ## Kill, stop and hang workers under load for CHAOS_SECONDS (60); fails when a client notices
+	@$(CARGO) build --release --locked --example load
+	@PYTHONPATH=scripts $(VENV)/bin/python -m stress.chaos $(CHAOS_ARGS)
+
+overload: setup build ## Offer more than can be computed; writes docs/overload.md; options in OVERLOAD_ARGS="..."
+	@$(CARGO) build --release --locked --example load
+	@PYTHONPATH=scripts $(VENV)/bin/python -m stress.overload $(OVERLOAD_ARGS)
 
 golden: ## Write the protocol's golden frames anew, after a deliberate change
 	AKIDB_WRITE_GOLDEN=1 $(CARGO) test -p akidb-protocol --test golden

@@ -34,11 +34,17 @@ class Child:
     """A process in a group of its own. Leaving the ``with`` block ends the group."""
 
     def __init__(
-        self, name: str, command: list[str], environment: dict[str, str], *, talks: bool = False
+        self,
+        name: str,
+        command: list[str],
+        environment: dict[str, str],
+        *,
+        talks: bool = False,
+        workplace: Path = WORKPLACE,
     ) -> None:
         self.name = name
         self._command = command
-        self._log_path = WORKPLACE / "logs" / f"{name}.log"
+        self._log_path = workplace / "logs" / f"{name}.log"
         self._environment = environment_for_children() | environment
         self._talks = talks
         self.started = 0.0
@@ -111,8 +117,8 @@ class Child:
         answer: dict[str, Any] = json.loads(line)
         return answer
 
-    def wait_for_answer(self, url: str, body: str) -> tuple[Any, float]:
-        """Post until there is an answer; return it, and the seconds since the process was started."""
+    def wait_for_answer(self, url: str, body: str | None) -> tuple[Any, float]:
+        """Post, or get, until there is an answer; return it and the seconds since the process was started."""
         deadline = self.started + PATIENCE_SECONDS
         while True:
             try:

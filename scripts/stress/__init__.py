@@ -1,0 +1,1 @@
+"""``make chaos`` and ``make overload``: a gateway under faults, and under more than it can compute."""
