@@ -35,13 +35,16 @@ pub enum EmbedError {
     },
     /// A text is longer than the model allows, and was not to be cut.
     #[error(
-        "text {index} has {tokens} tokens, the model takes {limit}: shorten it, or leave `truncate` out to have it cut"
+        "text {index} has {}{tokens} tokens, the model takes {limit}: shorten it, or leave `truncate` out to have it cut",
+        if *.is_exact { "" } else { "more than " }
     )]
     TextTooLong {
         /// Position in the request, counted from 0.
         index: usize,
         /// Tokens of the text, special tokens included.
         tokens: usize,
+        /// Whether the text has no more than that; a very long one is not counted to its end.
+        is_exact: bool,
         /// Most tokens the model takes.
         limit: usize,
     },
@@ -97,6 +100,18 @@ pub enum EmbedError {
     /// A bug in the gateway.
     #[error("internal error: please report it with the request id")]
     Internal,
+}
+
+impl EmbedError {
+    /// How long to wait before the request is sent again; `None` where that would not help.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Overloaded { retry_after } | Self::NoWorker { retry_after } => Some(*retry_after),
+            Self::Draining | Self::WorkerLost => Some(Duration::from_secs(1)),
+            _ => None,
+        }
+    }
 }
 
 /// Exit codes of the process, those of BSD's `sysexits.h` where it has one.

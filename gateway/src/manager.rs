@@ -263,13 +263,17 @@ impl EmbeddingManager {
     ) -> Result<Embeddings, EmbedError> {
         self.check(&request)?;
         self.metrics.batch_size.observe(request.texts.len() as f64);
-        let deadline = arrived + self.request_timeout;
+        let timeout = request.timeout.map_or(self.request_timeout, |own| own.min(self.request_timeout));
+        let deadline = arrived + timeout;
         let pooling = request.pooling.unwrap_or(self.default_pooling);
         let started = Instant::now();
         // Every text has a token: what is too much even so needs no tokenizing.
         self.scheduler.check(request.texts.len(), 1, deadline - started)?;
         let tokens = self.tokenizer.tokenize(request.texts, deadline).await?;
         self.metrics.phase_took(Phase::Tokenize, started.elapsed().as_secs_f64());
+        if !request.truncate {
+            self.check_lengths(&tokens)?;
+        }
         let total_tokens = tokens.iter().map(|tokens| tokens.ids.len() as u64).sum();
         let truncated = tokens.iter().filter(|tokens| tokens.truncated).count();
         let raw_vectors = self.compute(tokens, pooling, deadline).await?;
@@ -292,6 +296,19 @@ impl EmbeddingManager {
         }
         match request.texts.iter().position(String::is_empty) {
             Some(index) => Err(EmbedError::EmptyText { index }),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses the first text that is longer than the model allows.
+    fn check_lengths(&self, tokens: &[Tokens]) -> Result<(), EmbedError> {
+        match tokens.iter().enumerate().find(|(_, tokens)| tokens.truncated) {
+            Some((index, Tokens { text_tokens, is_counted, .. })) => Err(EmbedError::TextTooLong {
+                index,
+                tokens: *text_tokens,
+                is_exact: *is_counted,
+                limit: self.info.max_tokens,
+            }),
             None => Ok(()),
         }
     }
@@ -473,9 +490,14 @@ impl EmbeddingManager {
         result
     }
 
-    /// Counts a request that was refused before it reached [`Self::embed_request`].
+    /// Counts an embedding request that was refused before it reached [`Self::embed_request`].
     pub(crate) fn count_refused(&self) {
         self.metrics.request_answered(Status::Error);
+    }
+
+    /// Counts a request of any kind that was answered with an error.
+    pub(crate) fn count_rejected(&self, code: &'static str) {
+        self.metrics.request_rejected(code);
     }
 }
 

@@ -31,6 +31,10 @@ pub(crate) struct Tokens {
     pub(crate) ids: Vec<u32>,
     /// Whether the text was longer than the limit.
     pub(crate) truncated: bool,
+    /// Tokens of the text before it was cut, special tokens included; of a very long text, those that were looked at.
+    pub(crate) text_tokens: usize,
+    /// Whether all of the text was looked at.
+    pub(crate) is_counted: bool,
 }
 
 /// The model's tokenizer and length limit. Clones share it.
@@ -138,12 +142,14 @@ impl Shared {
             }
             window_bytes = (window_bytes * 4).min(most_bytes);
         };
-        let truncated = encoding.len() > room || seen_bytes < text.len();
+        let is_counted = seen_bytes == text.len();
+        let text_tokens = encoding.len() + self.special_tokens;
+        let truncated = encoding.len() > room || !is_counted;
         if encoding.len() > room {
             encoding.truncate(room, 0, TruncationDirection::Right);
         }
         let encoding = self.tokenizer.post_process(encoding, None, true)?;
-        Ok(Tokens { ids: encoding.get_ids().to_vec(), truncated })
+        Ok(Tokens { ids: encoding.get_ids().to_vec(), truncated, text_tokens, is_counted })
     }
 }
 
@@ -180,6 +186,17 @@ mod tests {
         assert_eq!((exact.ids.as_slice(), exact.truncated), (&[1, 3, 4, 3, 2][..], false));
         let longer = tokens(&tokenizer, "a b a b").await;
         assert_eq!((longer.ids.as_slice(), longer.truncated), (&[1, 3, 4, 3, 2][..], true));
+    }
+
+    #[tokio::test]
+    async fn the_tokens_of_a_text_are_counted_unless_it_is_very_long() {
+        let tokenizer = tokenizer(5);
+        for (words, text_tokens, is_counted) in [(3, 5, true), (4, 6, true), (100, 102, true)] {
+            let tokens = tokens(&tokenizer, &"a ".repeat(words)).await;
+            assert_eq!((tokens.text_tokens, tokens.is_counted), (text_tokens, is_counted), "{words} words");
+        }
+        let huge = tokens(&tokenizer, &"a ".repeat(1_000_000)).await;
+        assert!(huge.text_tokens > 5 + SPARE_TOKENS && !huge.is_counted, "{huge:?}");
     }
 
     #[tokio::test]
