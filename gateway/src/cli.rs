@@ -1,10 +1,12 @@
 //! The command line as typed: raw flags, no meaning yet. [`crate::config`] gives them meaning.
 
 mod faults;
+mod limits;
 
 pub use faults::FaultFlags;
+pub use limits::LimitFlags;
 
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, ValueEnum};
 
 /// Everything that can be typed.
 #[derive(Debug, Parser)]
@@ -12,21 +14,20 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
     name = "akidb-gateway",
     version,
     about = "Text embeddings on this machine, over HTTP, by workers that may crash without anybody noticing",
-    after_help = AFTER_HELP,
-    args_conflicts_with_subcommands = true,
-    disable_help_subcommand = true
+    after_help = AFTER_HELP
 )]
 pub struct Cli {
-    #[command(subcommand)]
-    command: Option<Command>,
+    /// What to do: `serve` embeddings over HTTP, which is the default
+    #[arg(value_enum, value_name = "COMMAND", default_value = "serve", hide_default_value = true)]
+    command: Command,
     #[command(flatten)]
     serve: ServeFlags,
 }
 
-#[derive(Debug, Subcommand)]
+/// A command may stand before, between and behind the flags.
+#[derive(Debug, Clone, Copy, ValueEnum)]
 enum Command {
-    /// Serve embeddings over HTTP (the default command)
-    Serve(Box<ServeFlags>),
+    Serve,
 }
 
 /// Flags of `serve`. Every one is also an environment variable; the flag wins.
@@ -143,6 +144,12 @@ pub struct ServeFlags {
     )]
     pub listen: String,
 
+    /// Listen on an address that other machines reach, too
+    ///
+    /// Without it, only loopback addresses are taken: whoever reaches the gateway may use it.
+    #[arg(long, env = "AKIDB_ALLOW_REMOTE", help_heading = "Server")]
+    pub allow_remote: bool,
+
     /// How long admitted requests may take to finish after SIGTERM or SIGINT, 0s to 1h
     #[arg(
         long,
@@ -166,6 +173,10 @@ pub struct ServeFlags {
     /// When a worker is given up
     #[command(flatten)]
     pub faults: FaultFlags,
+
+    /// What one client may cost.
+    #[command(flatten)]
+    pub limits: LimitFlags,
 }
 
 const AFTER_HELP: &str = "\
@@ -185,9 +196,6 @@ Exit codes: 0 stopped by a signal, 64 wrong usage, 70 internal error, 78 unusabl
 /// Clap's own error, which also carries the text of `--help` and `--version`.
 pub fn parse(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> Result<ServeFlags, clap::Error> {
     let matches = Cli::command().try_get_matches_from(arguments)?;
-    let cli = Cli::from_arg_matches(&matches)?;
-    Ok(match cli.command {
-        Some(Command::Serve(flags)) => *flags,
-        None => cli.serve,
-    })
+    let Cli { command: Command::Serve, serve } = Cli::from_arg_matches(&matches)?;
+    Ok(serve)
 }

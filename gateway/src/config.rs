@@ -28,6 +28,18 @@ pub enum LogFormat {
     Json,
 }
 
+impl LogFormat {
+    /// The format that a flag names, if it does. It is needed before everything else, to say what is wrong with that.
+    #[must_use]
+    pub fn from_flag(text: &str) -> Option<Self> {
+        match text.trim() {
+            "text" => Some(Self::Text),
+            "json" => Some(Self::Json),
+            _ => None,
+        }
+    }
+}
+
 impl Config {
     /// Gives the flags their meaning.
     ///
@@ -37,11 +49,7 @@ impl Config {
     pub fn from_flags(flags: &ServeFlags) -> Result<Self, StartError> {
         let mut check = Check { problems: Vec::new() };
         let config = Self {
-            http: http::Config {
-                listen: check.address("--listen", &flags.listen),
-                drain_timeout: check.time("--drain-timeout", &flags.drain_timeout, Duration::ZERO, HOUR),
-                ..http::Config::default()
-            },
+            http: http_config(&mut check, flags),
             manager: manager::Config {
                 request_timeout: check.time("--request-timeout", &flags.request_timeout, MILLISECOND, HOUR),
                 model: model::Config {
@@ -86,14 +94,40 @@ impl Config {
                 python: flags.python.as_deref().map(PathBuf::from),
                 ..manager::Config::default()
             },
-            log_format: check.log_format(&flags.log_format),
+            log_format: LogFormat::from_flag(&flags.log_format).unwrap_or_else(|| {
+                check.problem("--log-format", &flags.log_format, "`text` or `json`");
+                LogFormat::Text
+            }),
         };
         if check.problems.is_empty() { Ok(config) } else { Err(StartError::Usage(check.problems)) }
     }
 }
 
+fn http_config(check: &mut Check, flags: &ServeFlags) -> http::Config {
+    let limits = &flags.limits;
+    let max_body_bytes = check.number("--max-body-bytes", &limits.max_body_bytes, 1 << 10, 1 << 30);
+    let least = 10 * MILLISECOND;
+    http::Config {
+        listen: check.address("--listen", &flags.listen, flags.allow_remote),
+        max_body_bytes,
+        max_bodies_bytes: check.number(
+            "--max-bodies-bytes",
+            &limits.max_bodies_bytes,
+            max_body_bytes,
+            1 << 40,
+        ),
+        header_timeout: check.time("--header-timeout", &limits.header_timeout, least, HOUR),
+        idle_timeout: check.time("--idle-timeout", &limits.idle_timeout, least, HOUR),
+        body_timeout: check.time("--body-timeout", &limits.body_timeout, least, HOUR),
+        write_timeout: check.time("--write-timeout", &limits.write_timeout, least, HOUR),
+        discard_timeout: check.time("--discard-timeout", &limits.discard_timeout, Duration::ZERO, MINUTE),
+        drain_timeout: check.time("--drain-timeout", &flags.drain_timeout, Duration::ZERO, HOUR),
+    }
+}
+
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// Collects every problem, so that a person can mend them all at once.
@@ -173,12 +207,16 @@ impl Check {
         size
     }
 
-    fn address(&mut self, flag: &str, text: &str) -> SocketAddr {
-        let address = text.trim().replacen("localhost:", "127.0.0.1:", 1).parse();
-        address.unwrap_or_else(|_| {
-            self.problem(flag, text, "an IP address and a port, such as `127.0.0.1:8080` or `[::1]:8080`");
-            SocketAddr::from(([127, 0, 0, 1], 0))
-        })
+    fn address(&mut self, flag: &str, text: &str, allow_remote: bool) -> SocketAddr {
+        let wanted = match text.trim().replacen("localhost:", "127.0.0.1:", 1).parse::<SocketAddr>() {
+            Ok(address) if allow_remote || address.ip().to_canonical().is_loopback() => return address,
+            Ok(_) => {
+                "a loopback address such as `127.0.0.1:8080`, unless `--allow-remote` is given: whoever reaches it may use it"
+            }
+            Err(_) => "an IP address and a port, such as `127.0.0.1:8080` or `[::1]:8080`",
+        };
+        self.problem(flag, text, wanted);
+        SocketAddr::from(([127, 0, 0, 1], 0))
     }
 
     fn name(&mut self, flag: &str, text: &str) -> String {
@@ -186,17 +224,6 @@ impl Check {
             self.problem(flag, &text.escape_debug().to_string(), "a name of printable characters");
         }
         text.to_owned()
-    }
-
-    fn log_format(&mut self, text: &str) -> LogFormat {
-        match text.trim() {
-            "text" => LogFormat::Text,
-            "json" => LogFormat::Json,
-            _ => {
-                self.problem("--log-format", text, "`text` or `json`");
-                LogFormat::Text
-            }
-        }
     }
 }
 
@@ -254,10 +281,35 @@ mod tests {
     }
 
     #[test]
-    fn serve_is_the_default_command() {
-        let bare = config(&["--workers=3", "--model=all-minilm-l6-v2"]).unwrap();
-        let named = config(&["serve", "--workers=3", "--model=all-minilm-l6-v2"]).unwrap();
-        assert_eq!(bare.manager.supervisor.workers, named.manager.supervisor.workers);
-        assert_eq!(bare.manager.model.model, named.manager.model.model);
+    fn serve_is_the_default_command_and_flags_may_stand_on_both_sides_of_it() {
+        for arguments in [
+            &["--workers=3", "--model=all-minilm-l6-v2"][..],
+            &["serve", "--workers=3", "--model=all-minilm-l6-v2"],
+            &["--workers", "3", "serve", "--model", "all-minilm-l6-v2"],
+            &["--workers", "3", "--model", "all-minilm-l6-v2", "serve"],
+        ] {
+            let config = config(arguments).unwrap();
+            assert_eq!(config.manager.supervisor.workers, Some(3), "{arguments:?}");
+            assert_eq!(config.manager.model.model, "all-minilm-l6-v2", "{arguments:?}");
+        }
+    }
+
+    #[test]
+    fn other_machines_are_let_in_only_when_somebody_says_so() {
+        for address in ["0.0.0.0:80", "[::]:80", "192.168.1.2:80", "[::ffff:10.0.0.1]:80"] {
+            let listen = format!("--listen={address}");
+            let refused = config(&[&listen]).unwrap_err().to_string();
+            assert!(refused.contains("--allow-remote") && refused.contains(address), "{refused}");
+            assert_eq!(config(&[&listen, "--allow-remote"]).unwrap().http.listen.to_string(), address);
+        }
+        for address in ["127.0.0.1:80", "127.9.9.9:80", "localhost:80", "[::1]:80", "[::ffff:127.0.0.1]:80"] {
+            assert!(config(&[&format!("--listen={address}")]).is_ok(), "{address}");
+        }
+    }
+
+    #[test]
+    fn all_bodies_together_may_take_no_less_than_one() {
+        let error = config(&["--max-body-bytes=300000000"]).unwrap_err().to_string();
+        assert!(error.contains("--max-bodies-bytes") && error.contains("from 300000000 to"), "{error}");
     }
 }

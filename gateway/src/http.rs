@@ -1,36 +1,43 @@
 //! The HTTP server: accepts connections, limits what they may cost, and routes requests.
 //!
+//! * `connection`: one client's connection, and how long each part of it may take.
+//! * `head`, `body`: what a request says before its JSON is read.
 //! * `native`: `POST /api/v1/embed`.
 //! * `operations`: `/health`, `/livez`, `/readyz`, `/metrics`.
 //! * `respond`: the one table from errors to status codes and bodies.
 
+mod body;
+mod connection;
+mod head;
 pub(crate) mod native;
 mod operations;
 pub(crate) mod respond;
 
-use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::body::{Body, Incoming};
+use http_body_util::Full;
+use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HeaderValue};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
+use hyper::http::request::Parts;
 use hyper::{Method, Request, Response};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument;
 
-use crate::error::{EmbedError, StartError};
+use crate::error::StartError;
 use crate::machine;
 use crate::manager::EmbeddingManager;
 use crate::shutdown::Signals;
-use respond::{RequestError, RequestId};
+use body::{BodyMemory, RequestBody};
+use head::RequestId;
+use respond::RequestError;
 
 /// Descriptors kept for everything that is not a client's connection.
 const RESERVED_DESCRIPTORS: u64 = 128;
@@ -38,8 +45,10 @@ const RESERVED_DESCRIPTORS: u64 = 128;
 const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 1024;
-/// Pause after the system refused a connection.
+/// Pause after the system had nothing left for another connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Least time between two lines of the log about that.
+const ACCEPT_COMPLAINT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What the server listens on and what a connection may cost.
 #[derive(Debug, Clone)]
@@ -48,10 +57,18 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Longest request body, in bytes.
     pub max_body_bytes: usize,
-    /// Time a client has to send the head of a request.
+    /// Bytes that the bodies under way may take together.
+    pub max_bodies_bytes: usize,
+    /// Time a client has to send the head of a request, from its first byte.
     pub header_timeout: Duration,
+    /// Time a connection may stay open without a request.
+    pub idle_timeout: Duration,
     /// Time a client has to send the body of a request.
     pub body_timeout: Duration,
+    /// Time a client has to take some more of its answer.
+    pub write_timeout: Duration,
+    /// Time a client is listened to after an answer that came before it had sent everything.
+    pub discard_timeout: Duration,
     /// Time admitted requests have to finish after a signal to stop.
     pub drain_timeout: Duration,
 }
@@ -61,9 +78,24 @@ impl Default for Config {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             max_body_bytes: 16 * 1024 * 1024,
+            max_bodies_bytes: 256 * 1024 * 1024,
             header_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(75),
             body_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(30),
+            discard_timeout: Duration::from_secs(1),
             drain_timeout: Duration::from_secs(15),
+        }
+    }
+}
+
+impl Config {
+    fn limits(&self) -> connection::Limits {
+        connection::Limits {
+            header_timeout: self.header_timeout,
+            idle_timeout: self.idle_timeout,
+            write_timeout: self.write_timeout,
+            discard_timeout: self.discard_timeout,
         }
     }
 }
@@ -77,6 +109,7 @@ pub(crate) struct Server {
 /// What every request handler needs.
 struct Context {
     config: Config,
+    body_memory: BodyMemory,
     manager: Arc<EmbeddingManager>,
 }
 
@@ -107,7 +140,8 @@ impl Server {
         let (address, listener) = listen().map_err(|source| cannot_listen(self.config.listen, source))?;
         tracing::info!(%address, "listening");
         let drain_timeout = self.config.drain_timeout;
-        let context = Arc::new(Context { config: self.config, manager: Arc::clone(&manager) });
+        let body_memory = BodyMemory::new(self.config.max_bodies_bytes);
+        let context = Arc::new(Context { config: self.config, body_memory, manager: Arc::clone(&manager) });
         let connections = TaskTracker::new();
         let close = CancellationToken::new();
         let accepting = tokio::spawn(accept(listener, context, connections.clone(), close.clone()));
@@ -145,9 +179,9 @@ impl Server {
     }
 }
 
-fn cannot_listen(address: SocketAddr, source: std::io::Error) -> StartError {
+fn cannot_listen(address: SocketAddr, source: io::Error) -> StartError {
     match source.kind() {
-        std::io::ErrorKind::AddrInUse => StartError::AddressInUse { address },
+        io::ErrorKind::AddrInUse => StartError::AddressInUse { address },
         _ => StartError::Listen { address, source },
     }
 }
@@ -176,22 +210,35 @@ async fn accept(
     close: CancellationToken,
 ) {
     let slots = Arc::new(Semaphore::new(connection_limit()));
+    let mut last_complaint: Option<Instant> = None;
     loop {
         let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _peer)) => {
-                let serving = serve_connection(stream, Arc::clone(&context), close.clone());
+                let serving = connection::serve(stream, Arc::clone(&context), close.clone());
                 connections.spawn(async move {
                     serving.await;
                     drop(slot);
                 });
             }
+            Err(error) if is_of_one_client(&error) => {
+                tracing::debug!(%error, "connection lost before it was accepted");
+            }
             Err(error) => {
-                tracing::warn!(%error, "connection not accepted");
+                if last_complaint.is_none_or(|last| last.elapsed() >= ACCEPT_COMPLAINT_INTERVAL) {
+                    tracing::warn!(%error, "connections cannot be accepted");
+                    last_complaint = Some(Instant::now());
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
+}
+
+/// Whether another connection may be accepted all the same.
+fn is_of_one_client(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
 /// Connections that may be open at a time: what the descriptors allow, less some for everything else.
@@ -200,75 +247,54 @@ fn connection_limit() -> usize {
     usize::try_from(connections).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS)
 }
 
-async fn serve_connection(stream: TcpStream, context: Arc<Context>, close: CancellationToken) {
-    // Answers are small and complete when written: waiting for more to send only adds delay.
-    let _ = stream.set_nodelay(true);
-    let header_timeout = context.config.header_timeout;
-    let service = service_fn(move |request| {
-        let context = Arc::clone(&context);
-        async move { Ok::<_, Infallible>(route(request, &context).await) }
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(header_timeout)
-        .serve_connection(TokioIo::new(stream), service);
-    let mut connection = std::pin::pin!(connection);
-    tokio::select! {
-        result = connection.as_mut() => log_end(result),
-        () = close.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            log_end(connection.await);
+/// Answers one request; also says whether all of it was read.
+async fn route(
+    request: Request<Incoming>,
+    states_two_lengths: bool,
+    context: &Context,
+) -> (Response<Full<Bytes>>, bool) {
+    let (head, body) = request.into_parts();
+    let id = RequestId::of(&head.headers);
+    let span = tracing::info_span!("request", request_id = id.as_str());
+    let answer = async {
+        let mut body = RequestBody::new(body);
+        let result = if states_two_lengths {
+            Err(RequestError::InvalidHttp("it has both Content-Length and Transfer-Encoding"))
+        } else {
+            handle(&head, &mut body, context).await
+        };
+        let mut response = result.unwrap_or_else(|error| {
+            context.manager.count_rejected(respond::code(&error));
+            respond::error(&error, &id)
+        });
+        respond::identify(&mut response, &id);
+        if context.manager.is_draining() || !body.is_read() {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
-    }
-}
-
-fn log_end(result: Result<(), hyper::Error>) {
-    if let Err(error) = result {
-        tracing::debug!(%error, "connection ended early");
-    }
+        (response, body.is_read())
+    };
+    answer.instrument(span).await
 }
 
 /// The route table.
-async fn route(request: Request<Incoming>, context: &Context) -> Response<Full<Bytes>> {
-    let id = RequestId::new();
-    let get = request.method() == Method::GET || request.method() == Method::HEAD;
-    let post = request.method() == Method::POST;
-    let result = match request.uri().path() {
-        "/api/v1/embed" if post => native::embed(request, context).await,
+async fn handle(
+    head: &Parts,
+    body: &mut RequestBody,
+    context: &Context,
+) -> Result<Response<Full<Bytes>>, RequestError> {
+    let manager = &context.manager;
+    let get = head.method == Method::GET || head.method == Method::HEAD;
+    let post = head.method == Method::POST;
+    match head.uri.path() {
+        "/api/v1/embed" if post => native::embed(&head.headers, body, context).await,
         "/api/v1/embed" => Err(RequestError::MethodNotAllowed { allowed: "POST" }),
-        "/health" if get => Ok(operations::health(&context.manager)),
+        "/health" if get => Ok(operations::health(manager)),
         "/livez" if get => Ok(operations::live()),
-        "/readyz" if get => Ok(operations::ready(&context.manager)),
-        "/metrics" if get => Ok(operations::metrics(&context.manager)),
+        "/readyz" if get => Ok(operations::ready(manager)),
+        "/metrics" if get => Ok(operations::metrics(manager)),
         "/health" | "/livez" | "/readyz" | "/metrics" => {
             Err(RequestError::MethodNotAllowed { allowed: "GET" })
         }
         _ => Err(RequestError::NotFound),
-    };
-    let mut response = result.unwrap_or_else(|error| respond::error(&error, &id));
-    respond::identify(&mut response, &id);
-    if context.manager.is_draining() {
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    }
-    response
-}
-
-/// Reads a whole body within its limits of size and time.
-async fn read_body(request: Request<Incoming>, context: &Context) -> Result<Bytes, RequestError> {
-    let Context { config, manager } = context;
-    let limit_bytes = config.max_body_bytes;
-    if request.body().size_hint().lower() > limit_bytes as u64 {
-        return Err(RequestError::BodyTooLarge { limit_bytes });
-    }
-    let body = Limited::new(request.into_body(), limit_bytes).collect();
-    let received = tokio::select! {
-        received = tokio::time::timeout(config.body_timeout, body) => received,
-        () = manager.draining() => return Err(EmbedError::Draining.into()),
-    };
-    match received {
-        Err(_elapsed) => Err(RequestError::BodyTimeout),
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(RequestError::BodyTooLarge { limit_bytes }),
-        Ok(Err(_broken)) => Err(RequestError::BodyIncomplete),
     }
 }

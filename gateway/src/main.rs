@@ -11,10 +11,14 @@ use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     match cli::parse(std::env::args_os()) {
-        Ok(flags) => run(&flags).unwrap_or_else(|error| {
-            complain(&error);
-            error.exit_code().into()
-        }),
+        Ok(flags) => {
+            let format = LogFormat::from_flag(&flags.log_format).unwrap_or(LogFormat::Text);
+            start_log(format);
+            run(&flags).unwrap_or_else(|error| {
+                complain(&error, format);
+                error.exit_code().into()
+            })
+        }
         Err(error) => {
             // Help and version are errors to clap, too, but not to the person who asked for them.
             let code = if error.use_stderr() { error::ExitCode::Usage } else { error::ExitCode::Success };
@@ -27,7 +31,6 @@ fn main() -> ExitCode {
 fn run(flags: &ServeFlags) -> Result<ExitCode, StartError> {
     let mut config = Config::from_flags(flags)?;
     config.manager.show_progress = std::io::stderr().is_terminal() && config.log_format == LogFormat::Text;
-    start_log(config.log_format);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -57,6 +60,13 @@ fn start_log(format: LogFormat) {
     }
 }
 
-fn complain(error: &StartError) {
-    let _ = writeln!(std::io::stderr(), "error: {error}");
+/// Says why the gateway ends, in the form of the log.
+fn complain(error: &StartError, format: LogFormat) {
+    match format {
+        LogFormat::Text => drop(writeln!(std::io::stderr(), "error: {error}")),
+        LogFormat::Json => {
+            let exit_code = error.exit_code() as u8;
+            tracing::error!(%error, exit_code, "the gateway cannot run");
+        }
+    }
 }

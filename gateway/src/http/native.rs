@@ -1,19 +1,19 @@
 //! `POST /api/v1/embed`, the API of the `AkiDB` vector database.
 //!
-//! Request: `{"texts": [str], "model"?: str, "pooling"?: "mean" | "cls" | "last", "normalize"?: bool}`.
-//! Answer: `{"embeddings": [[f32]], "model": str, "dimension": int,
+//! Request: `{"texts": [str], "model"?: str, "pooling"?: "mean" | "cls" | "last", "normalize"?: bool,
+//! "truncate"?: bool}`, and its time limit in the header `x-request-timeout-ms`. Answer: `{"embeddings": [[f32]], "model": str, "dimension": int,
 //! "usage": {"total_tokens": int, "truncated": int, "duration_ms": float}}`. Unknown keys are ignored.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper::{Request, Response, StatusCode};
+use hyper::{HeaderMap, Response, StatusCode};
 use serde::{Deserialize, Serialize};
 
+use super::body::RequestBody;
 use super::respond::{self, RequestError};
-use super::{Context, read_body};
+use super::{Context, head};
 use crate::Pooling;
 use crate::error::EmbedError;
 use crate::manager::{EmbedRequest, Embeddings, ModelInfo, shorten};
@@ -30,6 +30,7 @@ struct EmbedBody {
     model: Option<String>,
     pooling: Option<Pooling>,
     normalize: Option<bool>,
+    truncate: Option<bool>,
 }
 
 #[derive(Serialize)]
@@ -48,15 +49,12 @@ struct Usage {
 }
 
 pub(super) async fn embed(
-    request: Request<Incoming>,
+    headers: &HeaderMap,
+    body: &mut RequestBody,
     context: &Context,
 ) -> Result<Response<Full<Bytes>>, RequestError> {
     let manager = &context.manager;
-    let parsed = match read_body(request, context).await {
-        Ok(body) => manager.timed(Phase::Parse, || parse(&body)),
-        Err(error) => Err(error),
-    };
-    let request = parsed.inspect_err(|_error| manager.count_refused())?;
+    let request = receive(headers, body, context).await.inspect_err(|_error| manager.count_refused())?;
     let embeddings = manager.embed_request(request).await?;
     let numbers = embeddings.vectors.len() * manager.model_info().dimension;
     let manager = Arc::clone(manager);
@@ -67,6 +65,18 @@ pub(super) async fn embed(
         tokio::task::spawn_blocking(write).await.map_err(|_panic| EmbedError::Internal)?
     };
     Ok(respond::content(StatusCode::OK, respond::JSON, body))
+}
+
+/// Reads a request. The memory of its body is free again when this returns.
+async fn receive(
+    headers: &HeaderMap,
+    body: &mut RequestBody,
+    context: &Context,
+) -> Result<EmbedRequest, RequestError> {
+    let timeout = head::timeout(headers)?;
+    let body = body.read(context).await?;
+    let request = context.manager.timed(Phase::Parse, || parse(&body))?;
+    Ok(EmbedRequest { timeout, ..request })
 }
 
 /// The answer's JSON.
@@ -90,18 +100,17 @@ pub(crate) fn parse(body: &[u8]) -> Result<EmbedRequest, RequestError> {
     if body.trim_ascii_start().first() == Some(&b'[') {
         return Err(RequestError::InvalidRequest("an array, expected an object".to_owned()));
     }
-    let EmbedBody { texts, model, pooling, normalize } =
+    let EmbedBody { texts, model, pooling, normalize, truncate } =
         serde_json::from_slice(body).map_err(|error| match error.classify() {
             serde_json::error::Category::Data => RequestError::InvalidRequest(shorten(&error.to_string())),
             _ => RequestError::InvalidJson(shorten(&error.to_string())),
         })?;
     Ok(EmbedRequest {
-        texts,
         model,
         pooling,
         normalize: normalize.unwrap_or(true),
-        truncate: true,
-        timeout: None,
+        truncate: truncate.unwrap_or(true),
+        ..EmbedRequest::new(texts)
     })
 }
 
@@ -122,6 +131,7 @@ mod tests {
     fn defaults_are_the_models_pooling_and_normalized() {
         let request = parse(br#"{"texts":["a"],"unknown":{"key":1}}"#).unwrap();
         assert_eq!((request.texts.len(), request.pooling, request.normalize), (1, None, true));
+        assert_eq!((request.truncate, request.timeout), (true, None));
     }
 
     #[test]

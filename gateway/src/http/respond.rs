@@ -1,21 +1,28 @@
 //! The one table from errors to status codes and bodies. No other file names a status code of an error.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 use serde::Serialize;
 
+use super::head::{REQUEST_ID, RequestId};
 use crate::error::EmbedError;
 
 /// Content type of every JSON answer.
 pub(super) const JSON: &str = "application/json";
-/// Name of the header that carries the request id.
-const REQUEST_ID_HEADER: &str = "x-request-id";
 
 /// Why a request was refused: by HTTP, by its JSON, or by the embedding itself.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RequestError {
+    #[error("the request is not valid HTTP: {0}")]
+    InvalidHttp(&'static str),
+    #[error("the head of the request is too long")]
+    HeadTooLarge,
+    #[error("the header `{name}` is `{value}`: it must be {wanted}")]
+    InvalidHeader { name: &'static str, value: String, wanted: &'static str },
     #[error("there is nothing at this path; embeddings are at POST /api/v1/embed")]
     NotFound,
     #[error("this path takes {allowed} requests only")]
@@ -34,16 +41,6 @@ pub(crate) enum RequestError {
     Embed(#[from] EmbedError),
 }
 
-/// Names one request in its answer and in the log.
-#[derive(Debug)]
-pub(super) struct RequestId(String);
-
-impl RequestId {
-    pub(super) fn new() -> Self {
-        Self(format!("{:016x}", fastrand::u64(..)))
-    }
-}
-
 /// Kind of an error, as `OpenAI`'s clients know it.
 enum Kind {
     Input,
@@ -53,6 +50,11 @@ enum Kind {
 
 fn classify(error: &RequestError) -> (StatusCode, Kind, &'static str) {
     match error {
+        RequestError::InvalidHttp(_) => (StatusCode::BAD_REQUEST, Kind::Input, "invalid_http"),
+        RequestError::HeadTooLarge => {
+            (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, Kind::Input, "head_too_large")
+        }
+        RequestError::InvalidHeader { .. } => (StatusCode::BAD_REQUEST, Kind::Input, "invalid_request"),
         RequestError::NotFound => (StatusCode::NOT_FOUND, Kind::Input, "not_found"),
         RequestError::MethodNotAllowed { .. } => {
             (StatusCode::METHOD_NOT_ALLOWED, Kind::Input, "method_not_allowed")
@@ -87,6 +89,11 @@ fn classify(error: &RequestError) -> (StatusCode, Kind, &'static str) {
     }
 }
 
+/// The stable name of an error, in answers and as a metric's label.
+pub(super) fn code(error: &RequestError) -> &'static str {
+    classify(error).2
+}
+
 #[derive(Serialize)]
 struct ErrorBody<'a> {
     error: ErrorDetail<'a>,
@@ -108,16 +115,24 @@ pub(super) fn error(error: &RequestError, id: &RequestId) -> Response<Full<Bytes
         Kind::Server => "server_error",
         Kind::Overload => "overloaded_error",
     };
-    tracing::info!(request_id = id.0, code, status = status.as_u16(), "request refused");
-    let detail = ErrorDetail { message: error.to_string(), r#type, code, request_id: &id.0 };
+    tracing::info!(request_id = id.as_str(), code, status = status.as_u16(), "request refused");
+    let detail = ErrorDetail { message: error.to_string(), r#type, code, request_id: id.as_str() };
     let mut response = json(status, &ErrorBody { error: detail });
-    if matches!(kind, Kind::Overload) {
-        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    if let RequestError::Embed(error) = error
+        && let Some(wait) = error.retry_after()
+    {
+        response.headers_mut().insert(RETRY_AFTER, retry_after(wait).into());
     }
     if let RequestError::MethodNotAllowed { allowed } = error {
         response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
     }
     response
+}
+
+/// Whole seconds to wait, at least one, and up to half as many more: clients refused together must not come back together.
+fn retry_after(wait: Duration) -> u64 {
+    let seconds = (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1);
+    seconds + fastrand::u64(0..=seconds.div_ceil(2))
 }
 
 /// A JSON answer.
@@ -140,7 +155,20 @@ pub(super) fn content(
 
 /// Writes the request id into the answer's head.
 pub(super) fn identify(response: &mut Response<Full<Bytes>>, id: &RequestId) {
-    if let Ok(value) = HeaderValue::from_str(&id.0) {
-        response.headers_mut().insert(REQUEST_ID_HEADER, value);
+    if let Ok(value) = HeaderValue::from_str(id.as_str()) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_to_wait_is_in_whole_seconds_at_least_one_and_spread() {
+        for (wait, least, most) in [(0, 1, 2), (1000, 1, 2), (1001, 2, 3), (9500, 10, 15)] {
+            let waits: Vec<u64> = (0..200).map(|_| retry_after(Duration::from_millis(wait))).collect();
+            assert_eq!((waits.iter().min(), waits.iter().max()), (Some(&least), Some(&most)), "{wait} ms");
+        }
     }
 }

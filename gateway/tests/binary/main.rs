@@ -8,6 +8,7 @@ mod fault_rows;
 mod fault_rows_life;
 mod faults;
 mod house;
+mod http_faults;
 mod native_api;
 mod operations;
 mod overload;

@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::{self, Gateway, run_to_end};
 
@@ -33,6 +33,33 @@ fn every_value_out_of_range_is_reported_at_once() {
 }
 
 #[test]
+fn with_json_lines_a_wrong_value_is_said_in_one() {
+    let mut command = support::command();
+    command.args(["--workers", "0", "serve", "--log-format", "json", "--listen", "0.0.0.0:0"]);
+    let (code, stderr, _) = run_to_end(command);
+    assert_eq!((code, stderr.lines().count()), (64, 1), "{stderr}");
+    let line: Value = serde_json::from_str(&stderr).unwrap();
+    assert_eq!((&line["level"], &line["exit_code"]), (&json!("ERROR"), &json!(64)));
+    let error = line["error"].as_str().unwrap();
+    assert_eq!(error.lines().count(), 2, "{error}");
+    assert!(error.contains("--workers") && error.contains("--allow-remote"), "{error}");
+}
+
+#[test]
+fn only_a_flag_or_its_variable_lets_other_machines_in() {
+    let mut command = support::command();
+    command.args(["--listen", "0.0.0.0:0"]);
+    let (code, stderr, _) = run_to_end(command);
+    assert_eq!((code, stderr.lines().count()), (64, 1), "{stderr}");
+    assert!(stderr.contains("--allow-remote"), "{stderr}");
+    let mut command = support::fake_command();
+    command.args(["--workers", "1", "--listen", "0.0.0.0:0"]).env("AKIDB_ALLOW_REMOTE", "true");
+    let gateway = Gateway::start(command, None);
+    assert!(gateway.address.ip().is_unspecified());
+    assert_eq!(gateway.get("/livez").status, 200);
+}
+
+#[test]
 fn an_unknown_flag_is_wrong_usage() {
     let mut command = support::command();
     command.arg("--wrokers=2");
@@ -56,6 +83,14 @@ fn help_names_every_flag_and_its_variable() {
         "--request-timeout",
         "--python",
         "--log-format",
+        "--allow-remote",
+        "--max-body-bytes",
+        "--max-bodies-bytes",
+        "--header-timeout",
+        "--body-timeout",
+        "--write-timeout",
+        "--idle-timeout",
+        "--discard-timeout",
     ] {
         let variable = format!("AKIDB_{}", flag.trim_start_matches('-').replace('-', "_").to_uppercase());
         assert!(help.contains(flag) && help.contains(&variable), "{flag} or {variable} is not in {help}");
@@ -163,9 +198,14 @@ fn a_directory_that_holds_no_usable_model_is_refused() {
             .args(["--listen", "127.0.0.1:0", "--workers=1", "--log-format=json", "--model"])
             .arg(folder.path());
         let (code, stderr, _) = run_to_end(command);
-        let errors: Vec<&str> = stderr.lines().filter(|line| line.starts_with("error: ")).collect();
+        let lines: Vec<Value> = stderr.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let errors: Vec<&Value> = lines.iter().filter(|line| line["level"] == "ERROR").collect();
         assert_eq!((code, errors.len()), (78, 1), "{name}: {stderr}");
-        assert!(errors[0].contains(part), "{name}: {stderr}");
+        assert_eq!(
+            (&errors[0]["message"], &errors[0]["exit_code"]),
+            (&json!("the gateway cannot run"), &json!(78))
+        );
+        assert!(errors[0]["error"].as_str().unwrap().contains(part), "{name}: {stderr}");
     }
 }
 

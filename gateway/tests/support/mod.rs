@@ -150,6 +150,11 @@ impl Gateway {
         line.unwrap_or_else(|| panic!("`{message}` was never logged"))
     }
 
+    /// Lines of the log with this message so far.
+    pub fn count_logged(&self, message: &str) -> usize {
+        self.log.lines.lock().unwrap().iter().filter(|line| line["message"] == message).count()
+    }
+
     pub fn log_contains(&self, text: &str) -> bool {
         self.log.lines.lock().unwrap().iter().any(|line| line.to_string().contains(text))
     }
@@ -166,6 +171,12 @@ impl Gateway {
     pub fn try_post(&self, path: &str, body: &str) -> Option<Answer> {
         let request = agent().post(format!("http://{}{path}", self.address));
         request.send(body).ok().map(|response| Answer::of(Ok(response)))
+    }
+
+    /// Like [`Self::post`], with one more header.
+    pub fn post_with(&self, path: &str, (name, value): (&str, &str), body: &str) -> Answer {
+        let request = agent().post(format!("http://{}{path}", self.address)).header(name, value);
+        Answer::of(request.send(body))
     }
 
     pub fn embed(&self, texts: &[&str]) -> Answer {
@@ -224,6 +235,13 @@ impl Gateway {
             assert!(Instant::now() < deadline, "not so after {PATIENCE:?}: {what}; {}", self.health());
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// A line of the process's own account of itself, such as `VmHWM`, in bytes.
+    pub fn memory(&self, name: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
     }
 
     pub fn signal(&self, signal: nix::sys::signal::Signal) {
