@@ -1,4 +1,13 @@
 //! The library's front door: [`EmbeddingManager`] turns texts into vectors. HTTP is a thin layer over it.
+//!
+//! * `request`: what is asked for, and what is answered.
+//! * `workers`: what is told of the workers.
+
+mod request;
+mod workers;
+
+pub use request::{EmbedRequest, Embeddings};
+pub use workers::WorkerInfo;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,7 +30,7 @@ use crate::pool::{self, Pool};
 use crate::scheduler::{self, Scheduler};
 use crate::sidecar::Sidecar;
 use crate::sidecar::process::Spawner;
-use crate::supervisor::{self, Supervisor, WorkerState};
+use crate::supervisor::{self, Supervisor};
 use crate::tokenizer::{Tokenizer, Tokens};
 
 /// Signs of life that a worker gives within the time that it may be silent.
@@ -66,44 +75,6 @@ impl Default for Config {
     }
 }
 
-/// One request for vectors.
-#[derive(Debug, Clone)]
-pub struct EmbedRequest {
-    /// The texts, in the order in which the vectors are wanted.
-    pub texts: Vec<String>,
-    /// The model asked for; `None` takes the one served.
-    pub model: Option<String>,
-    /// How token vectors become one text vector; `None` takes what the model was trained with.
-    pub pooling: Option<Pooling>,
-    /// Whether every vector is scaled to length 1.
-    pub normalize: bool,
-    /// Whether a text beyond the model's length limit is cut; else it is an error.
-    pub truncate: bool,
-    /// How long the request may take, where that is less than [`Config::request_timeout`].
-    pub timeout: Option<Duration>,
-}
-
-impl EmbedRequest {
-    /// A request for normalized vectors of the served model.
-    #[must_use]
-    pub fn new(texts: Vec<String>) -> Self {
-        Self { texts, model: None, pooling: None, normalize: true, truncate: true, timeout: None }
-    }
-}
-
-/// The vectors of one request.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Embeddings {
-    /// One vector of [`ModelInfo::dimension`] numbers per text, in the request's order.
-    pub vectors: Vec<Vec<f32>>,
-    /// Tokens of all texts, special tokens included, after truncation.
-    pub total_tokens: u64,
-    /// Texts that were cut to the model's length limit.
-    pub truncated: usize,
-    /// Time from the request's arrival to its last vector.
-    pub duration: Duration,
-}
-
 /// What is served.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelInfo {
@@ -113,35 +84,6 @@ pub struct ModelInfo {
     pub dimension: usize,
     /// Longest text in tokens; a longer one is cut.
     pub max_tokens: usize,
-}
-
-/// What is known of one worker.
-#[derive(Debug, Clone)]
-pub struct WorkerInfo {
-    /// Its number, from 0.
-    pub id: usize,
-    /// Where it is in its life.
-    pub state: WorkerState,
-    /// Its process, if there is one.
-    pub pid: Option<u32>,
-    /// Processes started for it so far.
-    pub generation: u64,
-    /// Batches it holds now.
-    pub in_flight: usize,
-    /// Times it was started again.
-    pub restarts: u64,
-    /// Resident memory of the process.
-    pub rss_bytes: Option<u64>,
-    /// Age of the process.
-    pub uptime: Option<Duration>,
-    /// `cpu` or `gpu`, once it is ready.
-    pub device: Option<String>,
-    /// Type the model computes in, once it is ready.
-    pub dtype: Option<String>,
-    /// Library behind the matrix products, once it is ready.
-    pub blas: Option<String>,
-    /// What a person should know, such as a slow BLAS.
-    pub warnings: Vec<String>,
 }
 
 /// Owns the workers and everything between them and a caller.
@@ -232,7 +174,7 @@ impl EmbeddingManager {
     pub async fn embed_request(&self, request: EmbedRequest) -> Result<Embeddings, EmbedError> {
         let arrived = Instant::now();
         let _admitted = self.admitted.token();
-        let client = ClientWatch { metrics: &self.metrics, is_there: true };
+        let client = request::ClientWatch { metrics: &self.metrics, is_there: true };
         let result = if self.is_draining() {
             Err(EmbedError::Draining)
         } else {
@@ -277,7 +219,7 @@ impl EmbeddingManager {
         let total_tokens = tokens.iter().map(|tokens| tokens.ids.len() as u64).sum();
         let truncated = tokens.iter().filter(|tokens| tokens.truncated).count();
         let raw_vectors = self.compute(tokens, pooling, deadline).await?;
-        let vectors = raw_vectors.iter().map(|raw| read_vector(raw, request.normalize)).collect();
+        let vectors = raw_vectors.iter().map(|raw| request::read_vector(raw, request.normalize)).collect();
         Ok(Embeddings { vectors, total_tokens, truncated, duration: arrived.elapsed() })
     }
 
@@ -373,23 +315,7 @@ impl EmbeddingManager {
     /// What is known of each worker now.
     #[must_use]
     pub fn workers(&self) -> Vec<WorkerInfo> {
-        let statuses = self.supervisor.statuses();
-        let pids: Vec<Option<u32>> = statuses.iter().map(|status| status.pid).collect();
-        let describe = |(status, rss_bytes): (supervisor::WorkerStatus, Option<u64>)| WorkerInfo {
-            in_flight: self.pool.in_flight(status.id),
-            rss_bytes,
-            uptime: status.pid.is_some().then(|| status.started.elapsed()),
-            restarts: status.generation.saturating_sub(1),
-            id: status.id,
-            state: status.state,
-            pid: status.pid,
-            generation: status.generation,
-            device: status.ready.as_ref().map(|ready| ready.device.clone()),
-            dtype: status.ready.as_ref().map(|ready| ready.dtype.clone()),
-            blas: status.ready.as_ref().map(|ready| ready.blas.clone()),
-            warnings: status.ready.map(|ready| ready.warnings).unwrap_or_default(),
-        };
-        statuses.into_iter().zip(machine::resident_bytes(&pids)).map(describe).collect()
+        workers::describe(self.supervisor.statuses(), &self.pool)
     }
 
     /// Whether a worker can take a batch now.
@@ -447,24 +373,7 @@ impl EmbeddingManager {
     /// Why no worker can take a batch, for an operator; `None` when one can.
     #[must_use]
     pub fn not_ready_reason(&self) -> Option<String> {
-        if self.is_ready() {
-            return None;
-        }
-        let describe = |status: supervisor::WorkerStatus| {
-            let state = match status.state {
-                WorkerState::Ready | WorkerState::Starting => "starting",
-                WorkerState::Unresponsive => "unresponsive",
-                WorkerState::Draining => "draining",
-                WorkerState::Backoff if status.is_in_crash_loop => "in a crash loop",
-                WorkerState::Backoff => "waiting for its next start",
-                WorkerState::Failed => "given up",
-            };
-            let last_loss =
-                status.last_loss.map_or(String::new(), |reason| format!(", last lost: {}", reason.name()));
-            format!("worker {} is {state}{last_loss}", status.id)
-        };
-        let workers: Vec<String> = self.supervisor.statuses().into_iter().map(describe).collect();
-        Some(format!("no worker is ready: {}", workers.join("; ")))
+        (!self.is_ready()).then(|| workers::why_none_is_ready(self.supervisor.statuses()))
     }
 
     /// Ends the workers and waits until their processes are gone.
@@ -501,26 +410,6 @@ impl EmbeddingManager {
     }
 }
 
-/// Counts a request whose future was dropped before the answer, because its client has gone.
-struct ClientWatch<'a> {
-    metrics: &'a Metrics,
-    is_there: bool,
-}
-
-impl ClientWatch<'_> {
-    fn got_answer(mut self) {
-        self.is_there = false;
-    }
-}
-
-impl Drop for ClientWatch<'_> {
-    fn drop(&mut self) {
-        if self.is_there {
-            self.metrics.clients_gone.inc();
-        }
-    }
-}
-
 /// No worker was ready in time, and it is not known when one will be.
 fn no_worker_in_time() -> EmbedError {
     EmbedError::NoWorker { retry_after: Duration::from_secs(1) }
@@ -548,28 +437,4 @@ async fn collect(
         }
     }
     Some(Ok(vectors))
-}
-
-/// Reads little-endian `f32` and scales them to length 1 if asked to.
-fn read_vector(raw: &[u8], normalize: bool) -> Vec<f32> {
-    let mut vector: Vec<f32> =
-        raw.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
-    if normalize {
-        let length = vector.iter().map(|number| f64::from(*number).powi(2)).sum::<f64>().sqrt();
-        #[expect(clippy::cast_possible_truncation, reason = "the quotient is at most 1")]
-        vector.iter_mut().for_each(|number| *number = (f64::from(*number) / length) as f32);
-    }
-    vector
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn vectors_are_normalized_only_when_asked() {
-        let raw: Vec<u8> = [3.0_f32, -4.0].iter().flat_map(|number| number.to_le_bytes()).collect();
-        assert_eq!(read_vector(&raw, false), [3.0, -4.0]);
-        assert_eq!(read_vector(&raw, true), [0.6, -0.8]);
-    }
 }
