@@ -21,6 +21,8 @@ use crate::metrics::Phase;
 
 /// Answers with more numbers than this are written off the async threads: that takes a millisecond.
 const INLINE_NUMBERS: usize = 16 * 1024;
+/// Levels of arrays and objects that a body may have.
+const DEEPEST_NESTING: usize = 128;
 /// Length of a number in JSON, comma included, rounded up.
 const BYTES_PER_NUMBER: usize = 14;
 
@@ -98,11 +100,11 @@ pub(crate) fn write(embeddings: &Embeddings, info: &ModelInfo) -> Vec<u8> {
 pub(crate) fn parse(body: &[u8]) -> Result<EmbedRequest, RequestError> {
     // The parser would take an array for the fields in their order.
     if body.trim_ascii_start().first() == Some(&b'[') {
-        return Err(RequestError::InvalidRequest("an array, expected an object".to_owned()));
+        return Err(refusal(body, "an array, expected an object"));
     }
     let EmbedBody { texts, model, pooling, normalize, truncate } =
-        serde_json::from_slice(body).map_err(|error| match error.classify() {
-            serde_json::error::Category::Data => RequestError::InvalidRequest(shorten(&error.to_string())),
+        serde_json::from_slice(body).map_err(|error: serde_json::Error| match error.classify() {
+            serde_json::error::Category::Data => refusal(body, &error.to_string()),
             _ => RequestError::InvalidJson(shorten(&error.to_string())),
         })?;
     Ok(EmbedRequest {
@@ -112,6 +114,37 @@ pub(crate) fn parse(body: &[u8]) -> Result<EmbedRequest, RequestError> {
         truncate: truncate.unwrap_or(true),
         ..EmbedRequest::new(texts)
     })
+}
+
+/// For a body that does not have the form of a request: tells what is no JSON at all, or nested deeper than anybody
+/// reads, from JSON of another form.
+fn refusal(body: &[u8], wrong_form: &str) -> RequestError {
+    match serde_json::from_slice::<serde::de::IgnoredAny>(body) {
+        Err(error) => RequestError::InvalidJson(shorten(&error.to_string())),
+        Ok(_) if nesting(body) > DEEPEST_NESTING => {
+            RequestError::InvalidJson(format!("it is nested deeper than {DEEPEST_NESTING} levels"))
+        }
+        Ok(_) => RequestError::InvalidRequest(shorten(wrong_form)),
+    }
+}
+
+/// How deep valid JSON is nested.
+fn nesting(json: &[u8]) -> usize {
+    let (mut depth, mut deepest, mut is_in_string, mut is_escaped) = (0_usize, 0, false, false);
+    for byte in json {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' => is_escaped = true,
+            b'"' => is_in_string = !is_in_string,
+            b'[' | b'{' if !is_in_string => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' if !is_in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
 }
 
 #[cfg(test)]
@@ -143,7 +176,12 @@ mod tests {
         {
             assert_eq!(code(body), "invalid_request", "{body}");
         }
-        assert_eq!(code(&format!("{{\"texts\":{}", "[".repeat(100_000))), "invalid_request");
+        let deep = |levels: usize| format!("{{\"texts\":{}{}}}", "[".repeat(levels), "]".repeat(levels));
+        assert_eq!(code(&deep(100)), "invalid_request");
+        assert_eq!(code(&deep(100_000)), "invalid_json");
+        assert_eq!(code(&deep(100_000)[..100_000]), "invalid_json");
+        assert_eq!(code(&"[".repeat(100_000)), "invalid_json");
+        assert_eq!(code(r#"{"texts":[1,"[[[\"{"]}"#), "invalid_request");
         assert_eq!(code(&format!("{{\"x\":{}", "[".repeat(100_000))), "invalid_json");
     }
 

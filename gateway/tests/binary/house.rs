@@ -98,3 +98,25 @@ fn no_file_of_code_is_too_long_to_read() {
         }
     }
 }
+
+#[test]
+fn every_row_of_the_fault_table_has_a_test_and_every_test_that_reliability_names_exists() {
+    let tests: String = sources(&support::checkout().join("gateway"))
+        .iter()
+        .map(|file| std::fs::read_to_string(file).unwrap())
+        .collect();
+    for row in 1..=35 {
+        assert!(tests.contains(&format!("fn row_{row:02}_")), "row {row} has no test");
+    }
+    let document = std::fs::read_to_string(support::checkout().join("docs/RELIABILITY.md")).unwrap();
+    let mut checked = 0;
+    for name in document.split('`').skip(1).step_by(2) {
+        let Some((_module, test)) = name.split_once("::").filter(|(module, _)| !module.contains('/')) else {
+            continue;
+        };
+        let test = test.trim_end_matches('*');
+        assert!(tests.contains(&format!("fn {test}")) || test == "tests" || test.is_empty(), "{name}");
+        checked += 1;
+    }
+    assert!(checked > 4, "only {checked} names were found");
+}

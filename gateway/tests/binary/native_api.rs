@@ -53,50 +53,70 @@ fn a_text_beyond_the_limit_is_truncated_and_the_answer_says_so() {
     assert_eq!(answer.vectors()[0], support::fake_vector("a ".repeat(62).trim()));
 }
 
-#[test]
-fn bad_input_is_refused_with_a_stable_code_and_disturbs_nobody() {
-    let gateway = Gateway::fake(&["--workers", "1"]);
-    gateway.wait_until_ready();
-    let deep = format!("{{\"texts\":{}", "[".repeat(100_000));
-    for (body, status, code, part) in [
-        ("", 400, "invalid_json", "JSON"),
-        ("{", 400, "invalid_json", "JSON"),
-        ("texts=a", 400, "invalid_json", "JSON"),
-        (r#"{"texts":[NaN]}"#, 400, "invalid_json", "JSON"),
-        (r#"{"texts":["\ud800"]}"#, 400, "invalid_json", "JSON"),
-        ("{}", 400, "invalid_request", "texts"),
-        ("[]", 400, "invalid_request", "form"),
-        (r#"[["a"],null,null,null]"#, 400, "invalid_request", "array"),
-        (r#"{"texts":"a"}"#, 400, "invalid_request", "string"),
-        (r#"{"texts":[1]}"#, 400, "invalid_request", "integer"),
-        (r#"{"texts":["a",null]}"#, 400, "invalid_request", "null"),
-        (r#"{"texts":["a"],"pooling":"max"}"#, 400, "invalid_request", "max"),
-        (r#"{"texts":["a"],"normalize":"yes"}"#, 400, "invalid_request", "boolean"),
-        (r#"{"texts":[]}"#, 400, "empty_input", "empty"),
-        (r#"{"texts":["a",""]}"#, 400, "empty_input", "text 1"),
-        (r#"{"texts":["a"],"model":"other"}"#, 400, "model_not_served", "`fake`"),
-        (deep.as_str(), 400, "invalid_request", "form"),
-    ] {
+/// Posts bodies that must be refused: code, and a part of the message.
+fn refuse(gateway: &Gateway, cases: &[(&str, &str, &str)]) {
+    for (body, code, part) in cases {
         let answer = gateway.post("/api/v1/embed", body);
         let shown = &body[..body.len().min(60)];
-        assert_eq!(answer.code(), (status, code.to_owned()), "{shown}");
+        assert_eq!(answer.code(), (400, (*code).to_owned()), "{shown}");
         let error = &answer.json()["error"];
         assert!(error["message"].as_str().unwrap().contains(part), "{shown}: {error}");
         assert_eq!(error["type"], "invalid_request_error", "{shown}");
         assert_eq!(error["request_id"].as_str(), answer.header("x-request-id"), "{shown}");
     }
+}
+
+#[test]
+fn row_23_bad_json_is_refused_with_a_stable_code() {
+    let gateway = Gateway::fake(&["--workers", "1"]);
+    let deep = format!("{{\"texts\":{}{}}}", "[".repeat(100_000), "]".repeat(100_000));
+    let array = "[".repeat(100_000);
+    let cases = [
+        ("", "invalid_json", "JSON"),
+        ("{", "invalid_json", "JSON"),
+        ("texts=a", "invalid_json", "JSON"),
+        (r#"{"texts":[NaN]}"#, "invalid_json", "JSON"),
+        (r#"{"texts":["\ud800"]}"#, "invalid_json", "JSON"),
+        ("{}", "invalid_request", "texts"),
+        ("[]", "invalid_request", "form"),
+        (r#"[["a"],null,null,null]"#, "invalid_request", "array"),
+        (r#"{"texts":"a"}"#, "invalid_request", "string"),
+        (r#"{"texts":[1]}"#, "invalid_request", "integer"),
+        (r#"{"texts":["a",null]}"#, "invalid_request", "null"),
+        (r#"{"texts":["a"],"pooling":"max"}"#, "invalid_request", "max"),
+        (r#"{"texts":["a"],"normalize":"yes"}"#, "invalid_request", "boolean"),
+        (r#"{"texts":["a"],"model":"other"}"#, "model_not_served", "`fake`"),
+        (deep.as_str(), "invalid_json", "nested"),
+        (array.as_str(), "invalid_json", "JSON"),
+    ];
+    refuse(&gateway, &cases);
     let long_name = json!({"texts": ["a"], "model": "m".repeat(1_000_000)}).to_string();
     let answer = gateway.post("/api/v1/embed", &long_name);
     assert!(answer.status == 400 && answer.text.len() < 1000, "{} bytes", answer.text.len());
+    assert_eq!(gateway.metric("akidb_embedding_requests_total{status=\"error\"}"), 17.0);
+    assert_eq!(gateway.embed(&["a"]).status, 200);
+    assert_eq!(gateway.metric("akidb_embedding_queue_depth"), 0.0);
+    assert_eq!(gateway.health()["workers"][0]["restarts"], 0);
+}
+
+#[test]
+fn row_24_an_empty_list_and_an_empty_text_are_refused_with_the_index() {
+    let gateway = Gateway::fake(&["--workers", "1"]);
+    let cases = [
+        (r#"{"texts":[]}"#, "empty_input", "empty"),
+        (r#"{"texts":[""]}"#, "empty_input", "text 0"),
+        (r#"{"texts":["a",""]}"#, "empty_input", "text 1"),
+    ];
+    refuse(&gateway, &cases);
+}
+
+#[test]
+fn row_25_many_texts_are_served_and_too_many_refused() {
+    let gateway = Gateway::fake(&["--workers", "2"]);
+    let most = json!({"texts": vec!["a"; 2048]}).to_string();
+    assert_eq!(gateway.post("/api/v1/embed", &most).vectors(), vec![support::fake_vector("a"); 2048]);
     let too_many = json!({"texts": vec!["a"; 2049]}).to_string();
     assert_eq!(gateway.post("/api/v1/embed", &too_many).code(), (413, "too_many_texts".to_owned()));
-    let most = json!({"texts": vec!["a"; 2048]}).to_string();
-    assert_eq!(gateway.post("/api/v1/embed", &most).vectors().len(), 2048);
-    assert_eq!(gateway.metric("akidb_embedding_requests_total{status=\"error\"}"), 19.0);
-    assert_eq!(gateway.metric("akidb_embedding_requests_total{status=\"success\"}"), 1.0);
-    assert_eq!(gateway.metric("akidb_embedding_queue_depth"), 0.0);
-    let restarts: u64 = gateway.health()["workers"][0]["restarts"].as_u64().unwrap();
-    assert_eq!(restarts, 0);
 }
 
 #[test]
@@ -148,7 +168,7 @@ fn malformed_http_is_refused_and_the_gateway_lives_on() {
 }
 
 #[test]
-fn a_huge_text_without_spaces_is_cut_and_holds_nobody_up() {
+fn row_27_a_huge_text_without_spaces_is_cut_and_holds_nobody_up() {
     let gateway = Gateway::fake(&["--workers", "1"]);
     gateway.wait_until_ready();
     std::thread::scope(|scope| {
@@ -186,7 +206,7 @@ fn requests_that_nobody_waits_for_leave_the_queue_while_no_worker_is_ready() {
 }
 
 #[test]
-fn a_client_that_goes_away_leaves_nothing_behind() {
+fn row_18_a_client_that_goes_away_leaves_nothing_behind() {
     let gateway = Gateway::misbehaving(&json!({"delay": 0.5}), &["--workers", "1"]);
     gateway.wait_until_ready();
     let clients: Vec<TcpStream> = (0..20)

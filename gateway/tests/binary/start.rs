@@ -119,7 +119,7 @@ fn a_path_is_served_under_its_last_component() {
 }
 
 #[test]
-fn a_model_that_cannot_be_had_ends_soon_with_one_line_that_holds_a_command_that_works() {
+fn row_33_a_model_that_cannot_be_had_ends_soon_with_one_line_that_holds_a_command_that_works() {
     let mut command = support::command();
     let _cache = without_hub(&mut command);
     command.args(["--workers=1", "--request-timeout", "20s"]);
@@ -164,7 +164,7 @@ fn a_name_that_is_no_model_is_refused() {
 }
 
 #[test]
-fn a_directory_that_holds_no_usable_model_is_refused() {
+fn row_33_a_directory_that_holds_no_usable_model_is_refused() {
     let source = support::checkout().join("gateway/tests/data/fake_model");
     type Damage<'a> = &'a dyn Fn(&std::path::Path);
     let cases: [(&str, Damage, &str); 5] = [
@@ -222,7 +222,7 @@ fn a_worker_that_can_never_be_ready_ends_the_gateway() {
 }
 
 #[test]
-fn a_port_in_use_is_said_and_the_first_gateway_undisturbed() {
+fn row_33_a_port_in_use_is_said_and_the_first_gateway_undisturbed() {
     let first = Gateway::fake(&["--workers", "1"]);
     first.wait_until_ready();
     let address = first.address.to_string();
@@ -246,7 +246,7 @@ fn far_from_the_checkout() -> (tempfile::TempDir, Command) {
 }
 
 #[test]
-fn a_missing_python_environment_is_said_with_everything_that_was_tried() {
+fn row_33_a_missing_python_environment_is_said_with_everything_that_was_tried() {
     let (_folder, mut command) = far_from_the_checkout();
     command.env("PATH", "/nonexistent").env("VIRTUAL_ENV", "/nonexistent/environment");
     let (code, stderr, _) = run_to_end(command);
@@ -262,7 +262,7 @@ fn a_missing_python_environment_is_said_with_everything_that_was_tried() {
 }
 
 #[test]
-fn a_python_without_the_package_is_said() {
+fn row_33_a_python_without_the_package_is_said() {
     let (_folder, mut command) = far_from_the_checkout();
     command.args(["--python", "/usr/bin/env", "--model", support::MINILM]);
     let (code, stderr, _) = run_to_end(command);
