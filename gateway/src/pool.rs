@@ -297,10 +297,13 @@ impl Pool {
     /// Cores for each worker that is busy once one more batch has been sent to `next`: for each of them all when
     /// `more` batches follow.
     fn threads_for(&self, next: &Member, more: bool) -> u16 {
-        let busy = |member: &&Arc<Member>| {
+        // One that hangs or is stopped needs no core.
+        let state = self.state();
+        let responsive = state.members.iter().filter(|member| member.is_responsive());
+        let busy = responsive.filter(|member| {
             more || member.seat == next.seat || member.tokens_in_flight.load(Ordering::Relaxed) > 0
-        };
-        let busy = self.state().members.iter().filter(busy).count();
+        });
+        let busy = busy.count();
         u16::try_from(self.shared.cores / busy.max(1)).unwrap_or(u16::MAX).max(1)
     }
 

@@ -85,7 +85,7 @@ impl Default for Config {
             workers: None,
             start_timeout: Duration::from_secs(120),
             heartbeat_timeout: Duration::from_secs(3),
-            progress_timeout: Duration::from_secs(10),
+            progress_timeout: Duration::from_secs(3),
             stall_timeout: Duration::from_secs(1),
             backoff_first: Duration::from_millis(250),
             backoff_longest: Duration::from_secs(30),

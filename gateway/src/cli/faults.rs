@@ -27,7 +27,7 @@ pub struct FaultFlags {
         long,
         env = "AKIDB_PROGRESS_TIMEOUT",
         value_name = "TIME",
-        default_value = "10s",
+        default_value = "3s",
         hide_short_help = true
     )]
     pub progress_timeout: String,
