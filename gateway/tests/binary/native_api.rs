@@ -233,7 +233,6 @@ fn raw(gateway: &Gateway, bytes: &[u8]) -> String {
     let mut stream = TcpStream::connect(gateway.address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.write_all(bytes).unwrap();
-    stream.shutdown(std::net::Shutdown::Write).unwrap();
     let mut answer = Vec::new();
     // The other side may reset the connection once it has said what it had to say.
     let _ = stream.read_to_end(&mut answer);
