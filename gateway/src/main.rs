@@ -7,15 +7,19 @@ use std::time::Duration;
 use akidb_gateway::cli::{self, ServeFlags};
 use akidb_gateway::config::{Config, LogFormat};
 use akidb_gateway::error::{self, StartError};
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
+
+/// Log lines that may wait to be written.
+const MOST_LINES_WAITING: usize = 8192;
 
 fn main() -> ExitCode {
     match cli::parse(std::env::args_os()) {
         Ok(flags) => {
             let format = LogFormat::from_flag(&flags.log_format).unwrap_or(LogFormat::Text);
-            start_log(format);
+            let log = start_log(format);
             run(&flags).unwrap_or_else(|error| {
-                complain(&error, format);
+                complain(&error, format, log);
                 error.exit_code().into()
             })
         }
@@ -42,15 +46,21 @@ fn run(flags: &ServeFlags) -> Result<ExitCode, StartError> {
     Ok(error::ExitCode::Success.into())
 }
 
-/// Logs to standard error, and goes on serving when nobody can read it.
-fn start_log(format: LogFormat) {
+/// Logs to standard error, and goes on serving when nobody can write or read it: a thread of its own writes, and lines
+/// that it cannot get rid of are dropped. What is left is written when the guard is dropped.
+fn start_log(format: LogFormat) -> WorkerGuard {
+    let (writer, guard) = NonBlockingBuilder::default()
+        .buffered_lines_limit(MOST_LINES_WAITING)
+        .lossy(true)
+        .thread_name("log")
+        .finish(std::io::stderr());
     let filter = EnvFilter::builder()
         .with_default_directive(tracing::level_filters::LevelFilter::INFO.into())
         .with_env_var("AKIDB_LOG")
         .from_env_lossy();
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(writer)
         .with_target(false)
         .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal());
@@ -58,12 +68,16 @@ fn start_log(format: LogFormat) {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().flatten_event(true).init(),
     }
+    guard
 }
 
 /// Says why the gateway ends, in the form of the log.
-fn complain(error: &StartError, format: LogFormat) {
+fn complain(error: &StartError, format: LogFormat, log: WorkerGuard) {
     match format {
-        LogFormat::Text => drop(writeln!(std::io::stderr(), "error: {error}")),
+        LogFormat::Text => {
+            drop(log); // so that it is the last line
+            let _ = writeln!(std::io::stderr(), "error: {error}");
+        }
         LogFormat::Json => {
             let exit_code = error.exit_code() as u8;
             tracing::error!(%error, exit_code, "the gateway cannot run");

@@ -71,26 +71,37 @@ fn row_14_a_crash_loop_is_told_and_tried_again_only_now_and_then() {
 }
 
 #[test]
-fn row_29_a_log_that_cannot_be_written_stops_nobody() {
-    let mut command = support::fake_command();
+fn row_29_a_log_that_cannot_be_written_or_that_nobody_reads_stops_nobody() {
     let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    command.args(["--workers", "1", "--listen", &format!("127.0.0.1:{port}")]);
-    let mut child = command.stderr(full).stdout(Stdio::null()).spawn().unwrap();
-    let address = format!("http://127.0.0.1:{port}");
-    let started = Instant::now();
-    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-        assert!(started.elapsed() < support::PATIENCE, "it does not listen");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    for _ in 0..20 {
+    for stderr in [Stdio::from(full), Stdio::piped()] {
+        let mut command = support::fake_command();
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        command.args(["--workers", "1", "--listen", &format!("127.0.0.1:{port}")]);
+        // A pipe that nobody reads is full after 64 KiB.
+        let mut child = command.stderr(stderr).stdout(Stdio::null()).spawn().unwrap();
+        let address = format!("http://127.0.0.1:{port}");
+        let started = Instant::now();
+        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(started.elapsed() < support::PATIENCE, "it does not listen");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        for _ in 0..1000 {
+            let answer = support::Answer::fetch(&format!("{address}/nothing"), None);
+            assert_eq!(answer.status, 404);
+        }
         let answer = support::Answer::fetch(&format!("{address}/api/v1/embed"), Some(r#"{"texts":["a"]}"#));
         assert_eq!(answer.status, 200, "{}", answer.text);
-        assert_eq!(support::Answer::fetch(&format!("{address}/nothing"), None).status, 404);
+        assert!(child.try_wait().unwrap().is_none());
+        support::kill(child.id(), Signal::SIGTERM);
+        let stopping = Instant::now();
+        while child.try_wait().unwrap().is_none() {
+            if stopping.elapsed() > Duration::from_secs(8) {
+                child.kill().unwrap();
+                panic!("it does not end");
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
-    assert!(child.try_wait().unwrap().is_none());
-    child.kill().unwrap();
-    child.wait().unwrap();
 }
 
 #[test]
