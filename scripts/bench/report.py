@@ -93,7 +93,8 @@ def table(summary: dict[str, Any], targets_measured: Sequence[Target]) -> str:
     ]
     in_phases = [row for row in summary["rows"] if "phase_total_ms" in row]
     if in_phases:
-        head = f"system|texts|a request|connections|texts a batch|mean ms|{'|'.join(PHASES)}"
+        columns = "|".join("rest" if phase == "http" else phase for phase in PHASES)
+        head = f"system|texts|a request|connections|texts a batch|mean ms|{columns}"
         lines += [*_aligned(head, [_phase_cells(row) for row in in_phases]), ""]
     lines += [f"NOT MEASURED: {name}: {why}" for name, why in summary["broken"].items()]
     lines += _disturbances(machine["matmul_peak_flops_by_round"])

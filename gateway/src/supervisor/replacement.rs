@@ -55,17 +55,16 @@ impl Replacer {
                             // Those that came until now are served by this round.
                             let mut others = Vec::new();
                             while let Ok(wish) = wishes.try_recv() {
-                                if !matches!(wish, Wish::All) {
-                                    others.push(wish);
+                                if let Wish::Memory { worker, pid } = wish {
+                                    others.push((worker, pid));
                                 }
                             }
                             self.replace_all().await;
-                        }
-                        Wish::Memory { worker, pid } => {
-                            if self.statuses[worker].borrow().pid == Some(pid) {
-                                self.replace(worker, None, RestartReason::Memory).await;
+                            for (worker, pid) in others {
+                                self.replace_large(worker, pid).await;
                             }
                         }
+                        Wish::Memory { worker, pid } => self.replace_large(worker, pid).await,
                     },
                     Some(Replacement { worker, seat, reason }) = pool_wishes.recv() => {
                         self.replace(worker, Some(seat), reason).await;
@@ -77,6 +76,13 @@ impl Replacer {
         tokio::select! {
             () = serve => {}
             () = stop.cancelled() => {}
+        }
+    }
+
+    /// Replaces a process that has grown too large, if it still is there.
+    async fn replace_large(&self, worker: usize, pid: u32) {
+        if self.statuses[worker].borrow().pid == Some(pid) {
+            self.replace(worker, None, RestartReason::Memory).await;
         }
     }
 
