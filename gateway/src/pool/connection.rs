@@ -192,6 +192,13 @@ struct Watch {
     steps_done: u64,
 }
 
+impl Watch {
+    /// Time that so many ticks show to have passed: the first one may have come at once.
+    fn at_least(&self, ticks: u32) -> Duration {
+        self.tick * ticks.saturating_sub(1)
+    }
+}
+
 struct Connection {
     settings: Settings,
     watch: Watch,
@@ -257,7 +264,7 @@ impl Connection {
         }
         self.watch.unfinished_bytes = unfinished_bytes;
         self.watch.silent += 1;
-        let silence = self.watch.tick * self.watch.silent;
+        let silence = self.watch.at_least(self.watch.silent);
         if unfinished_bytes > 0 && silence > stall_timeout {
             return Some(End::Protocol(ProtocolFault::Stalled(stall_timeout, unfinished_bytes)));
         }
@@ -267,7 +274,7 @@ impl Connection {
         let mut is_doubtful = silence > heartbeat_timeout.mul_f64(DOUBT);
         if let Some(batch) = self.in_flight.front() {
             self.watch.idle += 1;
-            let idle = self.watch.tick * self.watch.idle;
+            let idle = self.watch.at_least(self.watch.idle);
             let tokens: usize = batch.assignment.jobs.iter().map(|job| job.token_ids.len()).sum();
             let progress_timeout = self.progress_timeout(tokens);
             if idle > progress_timeout {
