@@ -32,7 +32,8 @@ FAULTS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "hang": signal.SIGUSR1
 BODIES = 300
 CAPACITY_SECONDS = 3.0
 SHARE_OF_CAPACITY = 0.7
-DEADLINE_SECONDS = 10.0
+DEADLINE_SECONDS = 30.0
+"""The gateway's own default."""
 CALM_SECONDS = 1.0
 """How long all workers have been ready before the next fault."""
 LEAST_SUCCESS = 0.999
@@ -80,11 +81,12 @@ class Tormentor:
         self._progress = progress
         self._calm = Calm(CALM_SECONDS)
         self._victim: tuple[float, int] | None = None
+        self._seconds = 0.0
         self.faults: list[Fault] = []
 
     def torment(self, seconds: float) -> None:
         """Do so for a while."""
-        started = time.monotonic()
+        started, self._seconds = time.monotonic(), seconds
         while (now := time.monotonic()) - started < seconds:
             workers = self._look(now)
             if self._calm.is_over(now, ready=bool(workers) and self._victim is None):
@@ -99,6 +101,11 @@ class Tormentor:
                 raise ChildError(f"the last worker is not replaced after {READY_PATIENCE_SECONDS:.0f} s")
             self._look(time.monotonic())
             time.sleep(POLL_SECONDS)
+
+    def availability(self) -> float:
+        """Return the share of the workers' time in which they could compute: more load than that piles up."""
+        lost = sum(min(f.ready_seconds or 0.0, self._seconds - f.second) for f in self.faults)
+        return 1 - lost / (self._seconds * self._gateway.workers)
 
     def _look(self, now: float) -> list[dict[str, Any]]:
         """Return the workers when all are ready, else none."""
@@ -134,7 +141,8 @@ def main(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     flags = _parser().parse_args(arguments)
     progress = Progress()
-    gateway_flags = ["--model", environments.MODEL]
+    timeout = f"{round(flags.deadline * 1000)}ms"
+    gateway_flags = ["--model", environments.MODEL, "--request-timeout", timeout]
     environment = {"AKIDB_CHAOS": "1"}
     with Gateway("gateway", gateway_flags, flags.workers, environment, WORKPLACE) as gateway:
         kinds = _kinds(gateway, flags.faults, progress)
@@ -142,16 +150,16 @@ def main(arguments: Sequence[str]) -> int:
         recording = load.record(gateway, texts.generate("natural", BODIES), WORKPLACE)
         baseline, before = gateway.footprint(), gateway.metrics()
         rate = load.capacity(gateway, recording, CAPACITY_SECONDS)
-        offered = SHARE_OF_CAPACITY * rate
+        offered = flags.load * rate
         progress.say(
             f"{rate:.0f} tokens/s at its best; {offered:.0f} tokens/s for {flags.seconds:g} s, with faults"
         )
         phases = [(offered, flags.seconds)]
-        with load.open_loop(gateway, recording, phases, DEADLINE_SECONDS, WORKPLACE) as generator:
+        with load.open_loop(gateway, recording, phases, flags.deadline, WORKPLACE) as generator:
             tormentor = Tormentor(gateway, kinds, flags.seed, progress)
             tormentor.torment(flags.seconds)
+            tormentor.wait_for_recovery()
             report = generator.receive()
-        tormentor.wait_for_recovery()
         left_over = _left_over(gateway, baseline)
         restarts = increase(before, gateway.metrics(), "akidb_worker_restarts_total")
     phase = report["phases"][0]
@@ -162,8 +170,12 @@ def main(arguments: Sequence[str]) -> int:
         "restarts": restarts,
     }
     results |= {"left_over": left_over, "checks": [vars(check) for check in checks], "load": report}
+    results["availability"] = tormentor.availability()
     (WORKPLACE / "results.json").write_text(json.dumps(results, indent=1))
-    lines = [*_figures(phase, report["messages"], restarts), "", *_faults(tormentor.faults), ""]
+    there = (
+        f"workers were there {tormentor.availability():.0%} of the time, {flags.load:.0%} was asked of them"
+    )
+    lines = [*_figures(phase, report["messages"], restarts), there, "", *_faults(tormentor.faults), ""]
     print("\n".join([*lines, *list_checks(checks)]))  # noqa: T201 - the table
     progress.say("written: target/chaos/results.json")
     return int(not all(check.good for check in checks))
@@ -243,6 +255,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--seconds", type=float, default=seconds, help="time of the load (default: CHAOS_SECONDS or 60)"
     )
+    share = SHARE_OF_CAPACITY
+    parser.add_argument(
+        "--load", type=float, default=share, help=f"share of the capacity (default: {share:g})"
+    )
+    what = f"seconds a request may take (default: {DEADLINE_SECONDS:g})"
+    parser.add_argument("--deadline", type=float, default=DEADLINE_SECONDS, help=what)
     parser.add_argument("--workers", type=int, default=2, help="worker processes (default: 2)")
     parser.add_argument(
         "--faults", type=kinds, default=list(FAULTS), help="which, with commas (default: all)"
