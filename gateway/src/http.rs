@@ -21,9 +21,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{CONNECTION, HeaderValue};
+use hyper::header::{CONNECTION, HOST, HeaderValue};
 use hyper::http::request::Parts;
-use hyper::{Method, Request, Response};
+use hyper::{Method, Request, Response, Version};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -209,10 +209,21 @@ async fn accept(
     connections: TaskTracker,
     close: CancellationToken,
 ) {
-    let slots = Arc::new(Semaphore::new(connection_limit()));
+    let limit = connection_limit();
+    let slots = Arc::new(Semaphore::new(limit));
     let mut last_complaint: Option<Instant> = None;
     loop {
-        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
+        let slot = match Arc::clone(&slots).try_acquire_owned() {
+            Ok(slot) => slot,
+            Err(_none) => {
+                if last_complaint.is_none_or(|last| last.elapsed() >= ACCEPT_COMPLAINT_INTERVAL) {
+                    tracing::warn!(limit, "as many connections are open as the descriptors allow: more wait");
+                    last_complaint = Some(Instant::now());
+                }
+                let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
+                slot
+            }
+        };
         match listener.accept().await {
             Ok((stream, _peer)) => {
                 let serving = connection::serve(stream, Arc::clone(&context), close.clone());
@@ -258,7 +269,10 @@ async fn route(
     let span = tracing::info_span!("request", request_id = id.as_str());
     let answer = async {
         let mut body = RequestBody::new(body);
-        let result = if states_two_lengths {
+        let hosts = head.headers.get_all(HOST).iter().count();
+        let result = if head.version == Version::HTTP_11 && hosts != 1 {
+            Err(RequestError::InvalidHttp("it has not exactly one Host"))
+        } else if states_two_lengths {
             Err(RequestError::InvalidHttp("it has both Content-Length and Transfer-Encoding"))
         } else {
             handle(&head, &mut body, context).await

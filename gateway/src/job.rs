@@ -31,8 +31,8 @@ pub(crate) struct Job {
     pub(crate) _share: Share,
     /// How many workers were lost while they computed it.
     pub(crate) lost_workers: u8,
-    /// The worker whose vector for it could not be right.
-    pub(crate) doubted: Option<u64>,
+    /// Set when its vector could not be right.
+    pub(crate) doubt: Option<Arc<Doubt>>,
     /// How many later texts were put into a batch before it.
     pub(crate) overtaken: u8,
 }
@@ -52,6 +52,40 @@ impl Job {
     pub(crate) fn answer(self, result: Result<Bytes, EmbedError>) {
         // Nobody listens when the client has gone.
         let _ = self.reply.sender.send((self.reply.index, result));
+    }
+}
+
+/// Texts of one batch whose vectors could not be right, and that are computed again elsewhere.
+///
+/// Only when all of them come right there, the worker was at fault: else it was one of the texts.
+#[derive(Debug)]
+pub(crate) struct Doubt {
+    seat: Option<u64>,
+    undecided: AtomicUsize,
+    any_wrong_again: AtomicBool,
+}
+
+impl Doubt {
+    /// `seat` is that of the worker, unless it has left it.
+    pub(crate) fn new(seat: Option<u64>, texts: usize) -> Self {
+        Self { seat, undecided: AtomicUsize::new(texts), any_wrong_again: AtomicBool::new(false) }
+    }
+
+    /// Seat of the worker that gave the wrong vectors.
+    pub(crate) fn seat(&self) -> Option<u64> {
+        self.seat
+    }
+
+    /// Counts a right vector; returns the seat of the worker that is to be replaced for the wrong ones.
+    pub(crate) fn was_right_elsewhere(&self) -> Option<u64> {
+        let is_last = self.undecided.fetch_sub(1, Ordering::SeqCst) == 1;
+        self.seat.filter(|_| is_last && !self.any_wrong_again.load(Ordering::SeqCst))
+    }
+
+    /// Counts a vector that is wrong again.
+    pub(crate) fn was_wrong_again(&self) {
+        self.any_wrong_again.store(true, Ordering::SeqCst);
+        self.undecided.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

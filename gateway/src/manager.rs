@@ -35,9 +35,9 @@ use crate::tokenizer::{Tokenizer, Tokens};
 
 /// Signs of life that a worker gives within the time that it may be silent.
 const HEARTBEATS_PER_TIMEOUT: u32 = 3;
-/// When no worker will ever be ready again, a client is asked to come back after this time all the same: the operator may
-/// have mended it.
-const RETRY_AFTER_FAILURE: Duration = Duration::from_secs(30);
+/// When no worker will be ready soon, or ever, a client is asked to come back after this time all the same: the operator
+/// may have mended it.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(30);
 
 /// What a manager needs to know.
 #[derive(Debug, Clone)]
@@ -209,8 +209,12 @@ impl EmbeddingManager {
         let deadline = arrived + timeout;
         let pooling = request.pooling.unwrap_or(self.default_pooling);
         let started = Instant::now();
+        let due = self.supervisor.time_until_ready();
+        if !self.is_ready() && due > deadline - arrived {
+            return Err(EmbedError::NoWorker { retry_after: due.min(LONGEST_RETRY_AFTER) });
+        }
         // Every text has a token: what is too much even so needs no tokenizing.
-        self.scheduler.check(request.texts.len(), 1, deadline - started)?;
+        self.scheduler.check(request.texts.len(), 1, self.computing_time_until(deadline))?;
         let tokens = self.tokenizer.tokenize(request.texts, deadline).await?;
         self.metrics.phase_took(Phase::Tokenize, started.elapsed().as_secs_f64());
         if !request.truncate {
@@ -255,6 +259,12 @@ impl EmbeddingManager {
         }
     }
 
+    /// Time in which workers can compute until then: while none is ready, less the wait for the first one.
+    fn computing_time_until(&self, deadline: Instant) -> Duration {
+        let time_left = deadline.saturating_duration_since(Instant::now());
+        if self.is_ready() { time_left } else { time_left.saturating_sub(self.supervisor.time_until_ready()) }
+    }
+
     /// Submits one job per text and puts the answers in order.
     async fn compute(
         &self,
@@ -268,7 +278,7 @@ impl EmbeddingManager {
         let (sender, answers) = mpsc::unbounded_channel();
         let worker_lost = Arc::new(AtomicBool::new(false));
         let lengths: Vec<usize> = tokens.iter().map(|tokens| tokens.ids.len()).collect();
-        let time_left = deadline.saturating_duration_since(Instant::now());
+        let time_left = self.computing_time_until(deadline);
         self.scheduler.submit(&lengths, time_left, |entry, backlog| {
             let job = |(index, tokens): (usize, Tokens)| Job {
                 place: Some(Place::new(entry, tokens.ids.len(), deadline)),
@@ -278,7 +288,7 @@ impl EmbeddingManager {
                 deadline,
                 reply: Reply { index, sender: sender.clone(), worker_lost: Arc::clone(&worker_lost) },
                 lost_workers: 0,
-                doubted: None,
+                doubt: None,
                 overtaken: 0,
             };
             tokens.into_iter().enumerate().map(job).collect()
@@ -288,7 +298,7 @@ impl EmbeddingManager {
             biased;
             collected = tokio::time::timeout_at(deadline, collect(answers, lengths.len())) => collected,
             due = self.supervisor.none_due_before(deadline) => {
-                let retry_after = due.map_or(RETRY_AFTER_FAILURE, |due| due - Instant::now());
+                let retry_after = due.map_or(LONGEST_RETRY_AFTER, |due| due - Instant::now());
                 let was_lost = worker_lost.load(Ordering::Relaxed);
                 return Err(if was_lost { EmbedError::WorkerLost } else { EmbedError::NoWorker { retry_after } });
             }

@@ -12,6 +12,7 @@ mod poison;
 mod retry;
 mod speed;
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -70,6 +71,8 @@ struct State {
     members: Vec<Arc<Member>>,
     next_seat: u64,
     retries: Retries,
+    /// Hashes of the suspects that are at workers now.
+    suspects: HashSet<u64>,
     speed: Speed,
 }
 
@@ -84,6 +87,8 @@ struct Member {
     /// Texts at the worker under which another worker was lost.
     suspects: AtomicUsize,
     is_responsive: AtomicBool,
+    /// Whether somebody asked to have it replaced, and that has not failed yet.
+    is_to_be_replaced: AtomicBool,
     batches: mpsc::UnboundedSender<Assignment>,
 }
 
@@ -187,6 +192,7 @@ impl Pool {
                 tokens_in_flight: AtomicUsize::new(0),
                 suspects: AtomicUsize::new(0),
                 is_responsive: AtomicBool::new(true),
+                is_to_be_replaced: AtomicBool::new(false),
                 batches,
             });
             state.members.push(Arc::clone(&member));
@@ -246,14 +252,25 @@ impl Pool {
         self.state().retries.refill();
     }
 
-    /// Asks to have the worker on this seat replaced, if it still is there.
+    /// Asks to have the worker on this seat replaced, if it still is there and nobody has asked before.
     pub(crate) fn replace(&self, seat: u64, reason: RestartReason) {
-        let worker =
-            self.state().members.iter().find(|member| member.seat == seat).map(|member| member.worker);
-        if let Some(worker) = worker {
+        if let Some(member) = self.member(seat)
+            && !member.is_to_be_replaced.swap(true, Ordering::Relaxed)
+        {
             // Nobody listens when the gateway stops.
-            let _ = self.shared.replacements.send(Replacement { worker, seat, reason });
+            let _ = self.shared.replacements.send(Replacement { worker: member.worker, seat, reason });
         }
+    }
+
+    /// Lets others ask again to have the worker on this seat replaced.
+    pub(crate) fn keep(&self, seat: u64) {
+        if let Some(member) = self.member(seat) {
+            member.is_to_be_replaced.store(false, Ordering::Relaxed);
+        }
+    }
+
+    fn member(&self, seat: u64) -> Option<Arc<Member>> {
+        self.state().members.iter().find(|member| member.seat == seat).cloned()
     }
 
     /// Notes how long a batch was away, how much of that its computation took, and how long it kept its worker busy.
@@ -276,7 +293,7 @@ impl Pool {
                 slot: Some(slot),
                 member: Arc::clone(member),
                 tokens: 0,
-                has_suspect: false,
+                suspect: None,
                 pool: self.clone(),
             })
         })
@@ -332,13 +349,18 @@ pub(crate) struct Permit {
     slot: Option<OwnedSemaphorePermit>,
     member: Arc<Member>,
     tokens: usize,
-    has_suspect: bool,
+    /// Hash of the text on trial that travels with it.
+    suspect: Option<u64>,
     pool: Pool,
 }
 
 impl Permit {
     /// Sends a batch to the worker; `more` says that others follow at once.
-    pub(crate) fn send(mut self, mut jobs: Vec<Job>, more: bool) {
+    pub(crate) fn send(mut self, jobs: Vec<Job>, more: bool) {
+        let mut jobs = self.pool.without_poison(jobs);
+        if jobs.is_empty() {
+            return;
+        }
         for job in &mut jobs {
             if let Some(place) = job.place.take() {
                 place.dispatch();
@@ -363,7 +385,8 @@ impl Permit {
 
     fn release(&mut self) -> bool {
         self.member.tokens_in_flight.fetch_sub(std::mem::take(&mut self.tokens), Ordering::Relaxed);
-        if std::mem::take(&mut self.has_suspect) {
+        if let Some(text) = self.suspect.take() {
+            self.pool.state().suspects.remove(&text);
             self.member.suspects.fetch_sub(1, Ordering::Relaxed);
         }
         self.slot.take().is_some()

@@ -45,7 +45,6 @@ use tokio_util::task::TaskTracker;
 use crate::metrics::{Metrics, RestartReason};
 use crate::pool::{self, Pool};
 use crate::sidecar::process::Spawner;
-use replacement::Wish;
 use slot::Slot;
 
 /// How workers are started and watched.
@@ -134,6 +133,8 @@ pub(crate) struct WorkerStatus {
     pub(crate) due: Due,
     /// What it said of itself, while it is ready.
     pub(crate) ready: Option<Ready>,
+    /// Its last seat in the pool, and the memory it used when it took that.
+    pub(crate) seat: Option<(u64, Option<u64>)>,
     /// Why it was last lost.
     pub(crate) last_loss: Option<RestartReason>,
     /// Whether it ends again and again before it is ready.
@@ -157,7 +158,7 @@ pub(crate) struct Supervisor {
     shared: Arc<Shared>,
     statuses: Vec<watch::Receiver<WorkerStatus>>,
     fatal: watch::Receiver<Option<String>>,
-    wishes: mpsc::UnboundedSender<Wish>,
+    reloads: mpsc::UnboundedSender<()>,
     tasks: TaskTracker,
 }
 
@@ -206,18 +207,17 @@ impl Supervisor {
             changes: watch::channel(()).0,
             stop: CancellationToken::new(),
         });
-        let (wishes, wishes_receiver) = mpsc::unbounded_channel();
+        let (reloads, reload_receiver) = mpsc::unbounded_channel();
         let (statuses, orders): (Vec<_>, Vec<_>) =
             (0..workers).map(|id| Slot::start(id, Arc::clone(&shared), &tasks)).unzip();
         let replacer = replacement::Replacer::new(Arc::clone(&shared), statuses.clone(), orders);
-        tasks.spawn(replacer.run(wishes_receiver, pool_wishes));
+        tasks.spawn(replacer.run(reload_receiver, pool_wishes));
         if let Some(limit_bytes) = config.memory_limit_bytes {
-            let watch =
-                replacement::watch_memory(Arc::clone(&shared), statuses.clone(), limit_bytes, wishes.clone());
+            let watch = replacement::watch_memory(Arc::clone(&shared), statuses.clone(), limit_bytes);
             tasks.spawn(watch);
         }
         tasks.close();
-        Self { shared, statuses, fatal, wishes, tasks }
+        Self { shared, statuses, fatal, reloads, tasks }
     }
 
     /// What is known of each worker now.
@@ -257,6 +257,16 @@ impl Supervisor {
         }
     }
 
+    /// Time until a worker is ready, as far as that can be told.
+    pub(crate) fn time_until_ready(&self) -> Duration {
+        let until = |status: &watch::Receiver<WorkerStatus>| match status.borrow().due {
+            Due::Now => Duration::ZERO,
+            Due::At(time) => time.saturating_duration_since(Instant::now()),
+            Due::Never => Duration::MAX,
+        };
+        self.statuses.iter().map(until).min().unwrap_or_default()
+    }
+
     /// Waits until no worker is ready or due before `deadline`; returns when the first one is due after it.
     pub(crate) async fn none_due_before(&self, deadline: Instant) -> Option<Instant> {
         let mut changes = self.shared.changes.subscribe();
@@ -285,7 +295,7 @@ impl Supervisor {
 
     /// Replaces every worker, one at a time, each only once its successor is ready.
     pub(crate) fn reload(&self) {
-        let _ = self.wishes.send(Wish::All);
+        let _ = self.reloads.send(());
     }
 
     /// Ends all workers and waits until their processes are gone.

@@ -14,6 +14,8 @@ use crate::error::EmbedError;
 
 /// Texts with more bytes than this in one request are tokenized off the async threads.
 const INLINE_BYTES: usize = 8 * 1024;
+/// A request of so many bytes is tokenized beside small ones, not before them.
+const LARGE_BYTES: usize = 256 * 1024;
 /// First guess of how many bytes the longest allowed text has, per token.
 const BYTES_PER_TOKEN: usize = 16;
 /// Of a text, no more bytes than this per allowed token are looked at, and at least [`FEWEST_LOOKED_AT_BYTES`]: a text
@@ -50,6 +52,8 @@ struct Shared {
     special_tokens: usize,
     /// One permit for each request that is tokenized off the async threads.
     threads: Arc<Semaphore>,
+    /// One permit fewer, for requests of much text, so that they never hold all the others up.
+    threads_for_large: Arc<Semaphore>,
 }
 
 impl Tokenizer {
@@ -72,7 +76,8 @@ impl Tokenizer {
                 tokenizer,
                 max_tokens,
                 special_tokens,
-                threads: Arc::new(Semaphore::new(threads)),
+                threads: Arc::new(Semaphore::new(threads.max(2))),
+                threads_for_large: Arc::new(Semaphore::new(threads.max(2) - 1)),
             }),
         })
     }
@@ -87,14 +92,19 @@ impl Tokenizer {
     ) -> Result<Vec<Tokens>, EmbedError> {
         let caller = Arc::new(());
         let wanted = Wanted { caller: Arc::downgrade(&caller), deadline };
-        if texts.iter().map(String::len).sum::<usize>() <= INLINE_BYTES {
+        let bytes: usize = texts.iter().map(String::len).sum();
+        if bytes <= INLINE_BYTES {
             return self.shared.tokenize_all(&texts, &wanted);
         }
         let shared = Arc::clone(&self.shared);
         let tokenize = async {
+            let large = match bytes {
+                LARGE_BYTES.. => Some(Arc::clone(&shared.threads_for_large).acquire_owned().await),
+                _ => None,
+            };
             let permit = Arc::clone(&shared.threads).acquire_owned().await;
             let work = move || {
-                let _permit = permit;
+                let _permits = (large, permit);
                 shared.tokenize_all(&texts, &wanted)
             };
             tokio::task::spawn_blocking(work).await.map_err(|_panic| EmbedError::Internal)?

@@ -13,11 +13,11 @@ At a batch (``only_worker`` limits them to one worker's id; ``times`` counts how
 batch gets on meanwhile), ``exit`` (code, once begun), ``signal`` (number, sent to itself once begun),
 ``hang`` (true: for ever, heartbeats go on), ``fail`` (true: an exception), ``poison`` (a token id: SIGSEGV
 when a batch has it), ``killed_by`` (a token id: SIGKILL when a batch has it), ``culprit`` (a token id: an
-exception when a batch has it), ``numbers`` (``nan`` | ``inf`` | ``zero`` | ``huge``: what the vectors
-hold), ``grow`` (bytes of memory to take and keep), ``exit_after`` (code, once the answer is sent),
-``count`` and ``dimension`` (added to what the answer states), ``wrong_id`` (true), ``cut`` (bytes of the
-answer to send before exiting), ``stall`` (bytes of the answer to send before hanging), ``garbage`` (hex,
-sent instead of the answer).
+exception when a batch has it), ``bad_text`` (a token id: no usable vector when a batch has it), ``numbers``
+(``nan`` | ``inf`` | ``zero`` | ``huge``: what the vectors hold), ``grow`` (bytes of memory to take and
+keep), ``exit_after`` (code, once the answer is sent), ``count`` and ``dimension`` (added to what the answer
+states), ``wrong_id`` (true), ``cut`` (bytes of the answer to send before exiting), ``stall`` (bytes of the
+answer to send before hanging), ``garbage`` (hex, sent instead of the answer).
 """
 
 from __future__ import annotations
@@ -148,6 +148,8 @@ def answer(message: _protocol.Embed, dimension: int, now: dict[str, Any]) -> _pr
     token_ids = array("I", message.token_ids)
     if now.get("fail") or now.get("culprit") in token_ids:
         return _protocol.Failed(batch_id=message.batch_id, code="inference_failed", message="asked to fail")
+    if now.get("bad_text") in token_ids:
+        return _protocol.Failed(batch_id=message.batch_id, code="bad_output", message="asked to be bad")
     numbers = array("f")
     start = 0
     for length in array("I", message.lengths):

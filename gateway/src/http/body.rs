@@ -33,20 +33,19 @@ impl BodyMemory {
 #[derive(Debug)]
 pub(super) struct Body {
     bytes: Bytes,
-    _share: Share,
+    share: Share,
 }
 
-impl std::ops::Deref for Body {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        &self.bytes
+impl Body {
+    /// The bytes, and the share of the memory that they and what is made of them take.
+    pub(super) fn into_parts(self) -> (Bytes, Share) {
+        (self.bytes, self.share)
     }
 }
 
-/// What one body takes of the memory.
+/// What one body takes of the memory, until it is dropped.
 #[derive(Debug)]
-struct Share {
+pub(super) struct Share {
     memory: BodyMemory,
     taken: Option<OwnedSemaphorePermit>,
 }
@@ -115,7 +114,7 @@ impl RequestBody {
                 // All in one piece: no need to copy it.
                 share.grow_to(data.len())?;
                 self.is_read = true;
-                return Ok(Body { bytes: data, _share: share });
+                return Ok(Body { bytes: data, share });
             }
             let length = bytes.len() + data.len();
             if length > limit_bytes {
@@ -130,7 +129,7 @@ impl RequestBody {
             bytes.extend_from_slice(&data);
         }
         self.is_read = true;
-        Ok(Body { bytes: bytes.into(), _share: share })
+        Ok(Body { bytes: bytes.into(), share })
     }
 }
 

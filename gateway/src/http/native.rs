@@ -11,7 +11,7 @@ use http_body_util::Full;
 use hyper::{HeaderMap, Response, StatusCode};
 use serde::{Deserialize, Serialize};
 
-use super::body::RequestBody;
+use super::body::{RequestBody, Share};
 use super::respond::{self, RequestError};
 use super::{Context, head};
 use crate::Pooling;
@@ -21,6 +21,8 @@ use crate::metrics::Phase;
 
 /// Answers with more numbers than this are written off the async threads: that takes a millisecond.
 const INLINE_NUMBERS: usize = 16 * 1024;
+/// Bodies with more bytes than this are parsed off the async threads.
+const INLINE_BYTES: usize = 64 * 1024;
 /// Levels of arrays and objects that a body may have.
 const DEEPEST_NESTING: usize = 128;
 /// Length of a number in JSON, comma included, rounded up.
@@ -56,7 +58,9 @@ pub(super) async fn embed(
     context: &Context,
 ) -> Result<Response<Full<Bytes>>, RequestError> {
     let manager = &context.manager;
-    let request = receive(headers, body, context).await.inspect_err(|_error| manager.count_refused())?;
+    // What is made of a body takes memory until it is answered, so its share is kept as long.
+    let (request, _share) =
+        receive(headers, body, context).await.inspect_err(|_error| manager.count_refused())?;
     let embeddings = manager.embed_request(request).await?;
     let numbers = embeddings.vectors.len() * manager.model_info().dimension;
     let manager = Arc::clone(manager);
@@ -69,16 +73,23 @@ pub(super) async fn embed(
     Ok(respond::content(StatusCode::OK, respond::JSON, body))
 }
 
-/// Reads a request. The memory of its body is free again when this returns.
+/// Reads a request; also returns its share of the memory for bodies.
 async fn receive(
     headers: &HeaderMap,
     body: &mut RequestBody,
     context: &Context,
-) -> Result<EmbedRequest, RequestError> {
+) -> Result<(EmbedRequest, Share), RequestError> {
     let timeout = head::timeout(headers)?;
-    let body = body.read(context).await?;
-    let request = context.manager.timed(Phase::Parse, || parse(&body))?;
-    Ok(EmbedRequest { timeout, ..request })
+    let (bytes, share) = body.read(context).await?.into_parts();
+    let manager = Arc::clone(&context.manager);
+    let is_short = bytes.len() <= INLINE_BYTES;
+    let parse = move || manager.timed(Phase::Parse, || parse(&bytes));
+    let request = if is_short {
+        parse()
+    } else {
+        tokio::task::spawn_blocking(parse).await.map_err(|_panic| EmbedError::Internal)?
+    };
+    Ok((EmbedRequest { timeout, ..request? }, share))
 }
 
 /// The answer's JSON.

@@ -6,6 +6,7 @@
 //! Time is counted in ticks, so that the time in which the gateway itself was suspended does not count.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use akidb_protocol::{Embed, Failed, GatewayCodec, GatewayMessage, ProtocolError, Vectors, WorkerMessage};
@@ -22,17 +23,21 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Assignment, Membership, Pool, Seat};
 use crate::error::EmbedError;
-use crate::job::Job;
+use crate::job::{Doubt, Job};
 use crate::metrics::RestartReason;
 
 /// Times that the shortest of the time-outs is looked at before it is over.
 const TICKS_PER_TIMEOUT: u32 = 4;
 /// Part of its time without a sign of life or progress after which a worker is given no more batches.
 const DOUBT: f64 = 0.5;
-/// A batch may take this many times as long as batches of its size took lately.
+/// A batch may take this many times as long as batches of its size took lately...
 const SLOWEST: f64 = 10.0;
+/// ...but no more than this many times the least progress deadline.
+const LONGEST_PATIENCE: u32 = 20;
 /// Failed batches in a row after which a worker is replaced.
 const MOST_FAILURES: u32 = 3;
+/// Batches in a row without one vector that can be right, after which a worker is replaced.
+const MOST_BAD_BATCHES: u32 = 10;
 /// Squared lengths of a vector that can be right.
 const SANE_SQUARED_NORMS: std::ops::Range<f64> = 1e-12..1e12;
 
@@ -94,6 +99,8 @@ struct InFlight {
     batch_id: u64,
     sent: Instant,
     begun: Option<Instant>,
+    /// Ticks since it was begun.
+    busy: u32,
     assignment: Assignment,
 }
 
@@ -136,6 +143,7 @@ pub(crate) async fn run(
         next_batch_id: 1,
         batches_answered: 0,
         failures_in_a_row: 0,
+        bad_batches_in_a_row: 0,
     };
 
     let end = loop {
@@ -209,6 +217,7 @@ struct Connection {
     next_batch_id: u64,
     batches_answered: u64,
     failures_in_a_row: u32,
+    bad_batches_in_a_row: u32,
 }
 
 impl Connection {
@@ -227,7 +236,13 @@ impl Connection {
         if self.in_flight.is_empty() {
             self.watch.idle = 0;
         }
-        self.in_flight.push_back(InFlight { batch_id, sent: Instant::now(), begun: None, assignment });
+        self.in_flight.push_back(InFlight {
+            batch_id,
+            sent: Instant::now(),
+            begun: None,
+            busy: 0,
+            assignment,
+        });
         frame.freeze()
     }
 
@@ -272,6 +287,9 @@ impl Connection {
             return Some(End::Silent(heartbeat_timeout));
         }
         let mut is_doubtful = silence > heartbeat_timeout.mul_f64(DOUBT);
+        for batch in self.in_flight.iter_mut().filter(|batch| batch.begun.is_some()) {
+            batch.busy += 1;
+        }
         if let Some(batch) = self.in_flight.front() {
             self.watch.idle += 1;
             let idle = self.watch.at_least(self.watch.idle);
@@ -294,7 +312,8 @@ impl Connection {
         let expected =
             self.pool.worker_tokens_per_second().map_or(0.0, |speed| tokens as f64 / speed.max(1e-3));
         let scaled = Duration::try_from_secs_f64(expected * SLOWEST).unwrap_or(Duration::MAX);
-        self.settings.progress_timeout.max(scaled)
+        let least = self.settings.progress_timeout;
+        scaled.clamp(least, least.saturating_mul(LONGEST_PATIENCE))
     }
 
     fn take(&mut self, batch_id: u64) -> Result<InFlight, ProtocolFault> {
@@ -313,28 +332,34 @@ impl Connection {
         if count as usize != expected_count || dimension as usize != expected_dimension {
             return Err(ProtocolFault::WrongShape { count, dimension, expected_count, expected_dimension });
         }
-        let InFlight { assignment: Assignment { jobs, permit, .. }, sent, begun, .. } =
+        let InFlight { assignment: Assignment { jobs, permit, .. }, sent, begun, busy, .. } =
             self.take(batch_id)?;
         drop(permit);
         let tokens = jobs.iter().map(|job| job.token_ids.len()).sum();
         let away = sent.elapsed();
-        self.pool.batch_took(tokens, away, compute_seconds, begun.map_or(away, |begun| begun.elapsed()));
+        let busy = begun.map_or(away, |begun| begun.elapsed()).min(self.watch.tick * (busy + 1));
+        self.pool.batch_took(tokens, away, compute_seconds, busy);
         self.batches_answered += 1;
         self.failures_in_a_row = 0;
-        if self.settings.max_batches == Some(self.batches_answered) {
+        if self.settings.max_batches.is_some_and(|most| self.batches_answered >= most) {
             self.ask_for_a_successor(RestartReason::MaxBatches);
         }
         let mut unusable = Vec::new();
+        let mut any_usable = false;
         for (position, job) in jobs.into_iter().enumerate() {
             let start = position * expected_dimension * 4;
             let vector = vectors.slice(start..start + expected_dimension * 4);
             if is_usable(&vector) {
-                self.clear_doubt(&job);
+                any_usable = true;
+                if let Some(suspect) = job.doubt.as_ref().and_then(|doubt| doubt.was_right_elsewhere()) {
+                    self.pool.replace(suspect, RestartReason::BadOutput);
+                }
                 job.answer(Ok(vector));
             } else {
                 unusable.push(job);
             }
         }
+        self.bad_batches_in_a_row = if any_usable { 0 } else { self.bad_batches_in_a_row + 1 };
         self.doubt(unusable);
         Ok(())
     }
@@ -351,11 +376,12 @@ impl Connection {
             "batch failed"
         );
         if failed.code == "bad_output" {
+            self.bad_batches_in_a_row += 1;
             self.doubt(jobs);
             return Ok(());
         }
         self.failures_in_a_row += 1;
-        if self.failures_in_a_row == MOST_FAILURES {
+        if self.failures_in_a_row >= MOST_FAILURES {
             self.ask_for_a_successor(RestartReason::Failures);
         }
         if jobs.len() > 1 {
@@ -369,24 +395,21 @@ impl Connection {
 
     /// Runs texts again whose vectors cannot be right, once.
     fn doubt(&mut self, jobs: Vec<Job>) {
-        let mut again = Vec::new();
-        for mut job in jobs {
-            if job.doubted.is_some() {
-                let index = job.index();
-                job.answer(Err(EmbedError::BadWorkerOutput { index }));
-            } else {
-                job.doubted = self.seat.as_ref().map(Seat::number).or(Some(0));
-                again.push(job);
+        if self.bad_batches_in_a_row >= MOST_BAD_BATCHES {
+            self.ask_for_a_successor(RestartReason::BadOutput);
+        }
+        let seat = self.seat.as_ref().map(Seat::number);
+        let (again, wrong_again): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|job| job.doubt.is_none());
+        for job in wrong_again {
+            if let Some(doubt) = &job.doubt {
+                doubt.was_wrong_again();
             }
+            let index = job.index();
+            job.answer(Err(EmbedError::BadWorkerOutput { index }));
         }
-        self.pool.rerun_singly(again);
-    }
-
-    /// A right vector for a text says that the worker which gave a wrong one is to be replaced.
-    fn clear_doubt(&self, job: &Job) {
-        if let Some(seat) = job.doubted {
-            self.pool.replace(seat, RestartReason::BadOutput);
-        }
+        let doubt = Arc::new(Doubt::new(seat, again.len()));
+        let again = again.into_iter().map(|job| Job { doubt: Some(Arc::clone(&doubt)), ..job });
+        self.pool.rerun_singly(again.collect());
     }
 
     fn ask_for_a_successor(&self, reason: RestartReason) {

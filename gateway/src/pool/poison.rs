@@ -47,7 +47,13 @@ impl PoisonMemory {
         forgotten_at.get(&self.hash(token_ids, pooling)).is_some_and(|end| *end > Instant::now())
     }
 
-    fn hash(&self, token_ids: &[u32], pooling: Pooling) -> u64 {
+    /// Whether no text is remembered.
+    pub(super) fn is_empty(&self) -> bool {
+        self.forgotten_at.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    /// Tells texts from one another, in this process.
+    pub(super) fn hash(&self, token_ids: &[u32], pooling: Pooling) -> u64 {
         self.hasher.hash_one((token_ids, pooling))
     }
 }

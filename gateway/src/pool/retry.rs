@@ -5,6 +5,7 @@
 //! * A batch that it had not begun goes on as it was.
 //! * The texts of the batch that it was computing are *suspects*: each goes on alone, at most one at a worker at a
 //!   time, so that a text which kills its worker takes no others with it and is found.
+//! * The same text is never on trial twice at a time, and what was convicted meanwhile goes to no worker.
 //! * A worker that dies of itself while it computes one text alone convicts that text, which is then refused for some
 //!   time. A kill from outside convicts nobody.
 //! * The texts of a batch that raised an error go on alone, and one whose vector cannot be right goes on alone at
@@ -71,11 +72,18 @@ pub(super) fn take_next(pool: &Pool, state: &mut State) -> Option<(Permit, Retry
     let mut position = 0;
     while let Some(retry) = state.retries.waiting.get_mut(position) {
         retry.jobs.retain(Job::is_wanted);
-        let (is_suspect, doubted) = (retry.is_suspect, retry.jobs.first().map(|job| job.doubted));
-        let Some(doubted) = doubted else {
+        retry.jobs = pool.without_poison(std::mem::take(&mut retry.jobs));
+        let is_suspect = retry.is_suspect;
+        let Some(first) = retry.jobs.first() else {
             state.retries.waiting.remove(position);
             continue;
         };
+        let doubted = first.doubt.as_ref().and_then(|doubt| doubt.seat());
+        let text = is_suspect.then(|| pool.shared.poison.hash(&first.token_ids, first.pooling));
+        if text.is_some_and(|text| state.suspects.contains(&text)) {
+            position += 1; // the same text is on trial
+            continue;
+        }
         let is_alone =
             |seat| state.members.iter().all(|member| member.seat == seat || !member.is_responsive());
         let avoided = doubted.filter(|seat| !is_alone(*seat));
@@ -83,8 +91,9 @@ pub(super) fn take_next(pool: &Pool, state: &mut State) -> Option<(Permit, Retry
             Some(member.seat) != avoided && !(is_suspect && member.suspects.load(Ordering::Relaxed) > 0)
         });
         if let Some(mut permit) = permit {
-            permit.has_suspect = is_suspect;
-            if is_suspect {
+            permit.suspect = text;
+            if let Some(text) = text {
+                state.suspects.insert(text);
                 permit.member.suspects.fetch_add(1, Ordering::Relaxed);
             }
             return Some((permit, state.retries.waiting.remove(position)?));
@@ -98,7 +107,7 @@ impl Pool {
     /// Takes back batches that a lost worker had not begun.
     pub(crate) fn take_back(&self, not_begun: Vec<Assignment>) {
         let retries = not_begun.into_iter().map(|Assignment { jobs, permit, .. }| {
-            let is_suspect = permit.has_suspect;
+            let is_suspect = permit.suspect.is_some();
             permit.discard();
             Retry { jobs, is_suspect }
         });
@@ -112,9 +121,11 @@ impl Pool {
         let mut retries = Vec::new();
         for mut job in jobs {
             job.reply.worker_lost.store(true, Ordering::Relaxed);
-            if is_convicted {
+            if is_convicted && !self.is_poison(&job.token_ids, job.pooling) {
                 self.shared.metrics.poison_texts.inc();
                 self.shared.poison.remember(&job.token_ids, job.pooling);
+            }
+            if self.is_poison(&job.token_ids, job.pooling) {
                 let index = job.index();
                 job.answer(Err(EmbedError::PoisonInput { index }));
                 continue;
@@ -128,6 +139,20 @@ impl Pool {
             }
         }
         self.run_again(retries);
+    }
+
+    /// Answers those of the texts that are poison by now; returns the others.
+    pub(super) fn without_poison(&self, jobs: Vec<Job>) -> Vec<Job> {
+        if self.shared.poison.is_empty() {
+            return jobs;
+        }
+        let (poison, others): (Vec<_>, Vec<_>) =
+            jobs.into_iter().partition(|job| self.is_poison(&job.token_ids, job.pooling));
+        for job in poison {
+            let index = job.index();
+            job.answer(Err(EmbedError::PoisonInput { index }));
+        }
+        others
     }
 
     /// Runs the texts of a failed batch again, one by one.

@@ -2,6 +2,8 @@
 
 /// Busy time after which a batch counts little, in seconds.
 const MEMORY_SECONDS: f64 = 3.0;
+/// Busy time that one batch counts for at most, in seconds: a single slow one must not become the speed.
+const HEAVIEST_SECONDS: f64 = 0.5;
 /// Busy time that a warm-up counts for, in seconds: little, because it is one small batch.
 const WARM_UP_SECONDS: f64 = 0.05;
 
@@ -31,6 +33,8 @@ impl Speed {
         if !is_full && self.seconds > 0.0 && tokens / seconds < self.tokens / self.seconds {
             return;
         }
+        let weight = (HEAVIEST_SECONDS / seconds).min(1.0);
+        let (tokens, seconds) = (tokens * weight, seconds * weight);
         let keep = (-seconds / MEMORY_SECONDS).exp();
         self.tokens = self.tokens * keep + tokens;
         self.seconds = self.seconds * keep + seconds;
@@ -72,5 +76,8 @@ mod tests {
         }
         assert!(close(&speed, 2000.0), "{speed:?}");
         assert_eq!(speed.fastest_warm_up(), 1000);
+        // One batch that took for ever moves it a little.
+        speed.batch_took(400, 100.0, true);
+        assert!(speed.tokens_per_second().unwrap() > 1500.0, "{speed:?}");
     }
 }

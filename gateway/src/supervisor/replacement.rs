@@ -3,8 +3,8 @@
 //! One worker is replaced at a time, and none while another one is not ready. Requests to replace all of them that come
 //! while that is under way become one more round.
 
-use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
@@ -15,14 +15,8 @@ use crate::machine;
 use crate::metrics::RestartReason;
 use crate::pool::Replacement;
 
-/// What the replacer is asked for.
-#[derive(Debug)]
-pub(super) enum Wish {
-    /// Every worker, because the operator wants it.
-    All,
-    /// The process of one worker that had this pid.
-    Memory { worker: usize, pid: u32 },
-}
+/// How often it is looked whether a worker responds again.
+const RESPONSE_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Replaces workers, one at a time.
 pub(super) struct Replacer {
@@ -40,34 +34,25 @@ impl Replacer {
         Self { shared, statuses, orders }
     }
 
-    /// Serves wishes until the gateway stops.
+    /// Serves wishes until the gateway stops: those of the operator for all workers, those of others for one.
     pub(super) async fn run(
         self,
-        mut wishes: mpsc::UnboundedReceiver<Wish>,
-        mut pool_wishes: mpsc::UnboundedReceiver<Replacement>,
+        mut reloads: mpsc::UnboundedReceiver<()>,
+        mut wishes: mpsc::UnboundedReceiver<Replacement>,
     ) {
         let stop = self.shared.stop.clone();
         let serve = async {
             loop {
                 tokio::select! {
-                    Some(wish) = wishes.recv() => match wish {
-                        Wish::All => {
-                            // Those that came until now are served by this round.
-                            let mut others = Vec::new();
-                            while let Ok(wish) = wishes.try_recv() {
-                                if let Wish::Memory { worker, pid } = wish {
-                                    others.push((worker, pid));
-                                }
-                            }
-                            self.replace_all().await;
-                            for (worker, pid) in others {
-                                self.replace_large(worker, pid).await;
-                            }
+                    Some(()) = reloads.recv() => {
+                        // Those that came until now are served by this round.
+                        while reloads.try_recv().is_ok() {}
+                        self.replace_all().await;
+                    }
+                    Some(Replacement { worker, seat, reason }) = wishes.recv() => {
+                        if !self.replace(worker, Some(seat), reason).await {
+                            self.try_again_later(seat);
                         }
-                        Wish::Memory { worker, pid } => self.replace_large(worker, pid).await,
-                    },
-                    Some(Replacement { worker, seat, reason }) = pool_wishes.recv() => {
-                        self.replace(worker, Some(seat), reason).await;
                     }
                     else => return,
                 }
@@ -79,11 +64,15 @@ impl Replacer {
         }
     }
 
-    /// Replaces a process that has grown too large, if it still is there.
-    async fn replace_large(&self, worker: usize, pid: u32) {
-        if self.statuses[worker].borrow().pid == Some(pid) {
-            self.replace(worker, None, RestartReason::Memory).await;
-        }
+    /// The worker may be asked for again, but not at once: starting costs a model's memory and time.
+    fn try_again_later(&self, seat: u64) {
+        let shared = Arc::clone(&self.shared);
+        tokio::spawn(async move {
+            tokio::select! {
+                () = tokio::time::sleep(shared.config.crash_loop_wait) => shared.pool.keep(seat),
+                () = shared.stop.cancelled() => {}
+            }
+        });
     }
 
     async fn replace_all(&self) {
@@ -105,6 +94,10 @@ impl Replacer {
                     |status: &WorkerStatus| matches!(status.state, WorkerState::Ready | WorkerState::Failed);
                 if status.clone().wait_for(is_settled).await.is_err() {
                     return false;
+                }
+                // One that is ready but does not respond will respond or be lost soon.
+                while status.borrow().state == WorkerState::Ready && !self.shared.pool.is_responsive(other) {
+                    tokio::time::sleep(RESPONSE_INTERVAL).await;
                 }
             }
         }
@@ -128,40 +121,34 @@ pub(super) async fn watch_memory(
     shared: Arc<Shared>,
     statuses: Vec<watch::Receiver<WorkerStatus>>,
     limit_bytes: u64,
-    wishes: mpsc::UnboundedSender<Wish>,
 ) {
     let mut tick = tokio::time::interval(shared.config.memory_interval);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    // What each process used when it was first seen ready, and whether its successor is asked for.
-    let mut seen: HashMap<u32, (u64, bool)> = HashMap::new();
+    let mut last_warned = None;
     loop {
         tokio::select! {
             _ = tick.tick() => {}
             () = shared.stop.cancelled() => return,
         }
-        let ready_pid = |status: &watch::Receiver<WorkerStatus>| {
-            let status = status.borrow();
-            status.pid.filter(|_| status.state == WorkerState::Ready)
-        };
-        let pids: Vec<Option<u32>> = statuses.iter().map(ready_pid).collect();
-        seen.retain(|pid, _| pids.contains(&Some(*pid)));
-        for (worker, bytes) in machine::resident_bytes(&pids).into_iter().enumerate() {
-            let (Some(pid), Some(bytes)) = (pids[worker], bytes) else { continue };
-            let (at_first, is_asked) = seen.entry(pid).or_insert_with(|| {
-                if bytes > limit_bytes {
-                    tracing::warn!(
-                        worker,
-                        bytes,
-                        limit_bytes,
-                        "the memory limit is less than what the model needs: it is ignored"
-                    );
-                }
-                (bytes, false)
-            });
-            if bytes > limit_bytes && *at_first <= limit_bytes && !*is_asked {
-                *is_asked = true;
-                tracing::warn!(worker, pid, bytes, limit_bytes, "worker uses too much memory");
-                let _ = wishes.send(Wish::Memory { worker, pid });
+        let ready: Vec<WorkerStatus> = statuses.iter().map(|status| status.borrow().clone()).collect();
+        let pids: Vec<Option<u32>> =
+            ready.iter().map(|status| status.pid.filter(|_| status.state == WorkerState::Ready)).collect();
+        for (status, bytes) in ready.iter().zip(machine::resident_bytes(&pids)) {
+            let (Some(bytes), Some((seat, at_start))) = (bytes, status.seat) else { continue };
+            if bytes <= limit_bytes {
+                continue;
+            }
+            if at_start.is_none_or(|at_start| at_start <= limit_bytes) {
+                shared.pool.replace(seat, RestartReason::Memory);
+            } else if last_warned != Some(seat) {
+                last_warned = Some(seat);
+                let worker = status.id;
+                tracing::warn!(
+                    worker,
+                    bytes,
+                    limit_bytes,
+                    "the memory limit is less than what the model needs: it is ignored"
+                );
             }
         }
     }

@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 use super::backoff::{Backoff, CrashLoop};
 use super::incarnation::{self, Death, Loss, Started};
 use super::{Due, Shared, WorkerState, WorkerStatus};
+use crate::machine;
 use crate::metrics::RestartReason;
 
 /// Told to replace a worker's process.
@@ -68,6 +69,7 @@ impl Slot {
             started: Instant::now(),
             due: Due::Now,
             ready: None,
+            seat: None,
             last_loss: None,
             is_in_crash_loop: false,
         });
@@ -125,13 +127,17 @@ impl Slot {
         if self.crash_loop.ready() {
             self.shared.metrics.crash_loop.dec();
         }
+        let pid = started.pid();
+        // Before it has a batch.
+        let memory_at_start = machine::resident_bytes(&[Some(pid)])[0];
         let membership = self.shared.pool.join(self.id, started.warm_up_speed());
-        let (seat, pid) = (membership.seat.number(), started.pid());
+        let seat = membership.seat.number();
         self.publish(|status| {
             status.state = WorkerState::Ready;
             status.pid = Some(pid);
             status.started = started.started();
             status.due = Due::Now;
+            status.seat = Some((seat, memory_at_start));
             status.ready = Some(started.ready.clone());
             status.is_in_crash_loop = false;
         });
@@ -268,12 +274,26 @@ impl Slot {
 
     /// Waits until somebody wants a new process.
     async fn wait_for_order(&mut self) -> Next {
+        let stop = self.shared.stop.clone();
         tokio::select! {
-            Some(order) = self.orders.recv() => {
+            order = self.next_order_to_start() => {
+                // Published first: whoever gave the order looks at it next.
+                self.publish(|status| status.state = WorkerState::Starting);
                 let _ = order.done.send(true);
                 Next::Start
             }
-            () = self.shared.stop.cancelled() => Next::End,
+            () = stop.cancelled() => Next::End,
+        }
+    }
+
+    /// The next order that does not mean a process which is gone.
+    async fn next_order_to_start(&mut self) -> Order {
+        loop {
+            match self.orders.recv().await {
+                Some(order) if order.seat.is_none() => return order,
+                Some(gone) => drop(gone.done.send(true)),
+                None => std::future::pending().await,
+            }
         }
     }
 
