@@ -5,16 +5,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::support::{self, Gateway};
-
-fn restarts(gateway: &Gateway, reason: &str) -> f64 {
-    gateway.metric(&format!("akidb_worker_restarts_total{{reason=\"{reason}\"}}"))
-}
-
-fn generations(gateway: &Gateway) -> u64 {
-    let health = gateway.health();
-    health["workers"].as_array().unwrap().iter().map(|worker| worker["generation"].as_u64().unwrap()).sum()
-}
+use crate::support::{self, Gateway, generations, restarts};
 
 #[test]
 fn a_slow_batch_does_not_make_a_hang_go_unnoticed() {

@@ -5,21 +5,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::support::{self, Gateway};
-
-/// Embeds, checks the vectors, and returns how long it took.
-fn embed_right(gateway: &Gateway, texts: &[&str]) -> Duration {
-    let started = Instant::now();
-    let vectors = gateway.vectors(texts);
-    for (text, vector) in texts.iter().zip(&vectors) {
-        assert_eq!(*vector, support::fake_vector(text), "{text}");
-    }
-    started.elapsed()
-}
-
-fn restarts(gateway: &Gateway, reason: &str) -> f64 {
-    gateway.metric(&format!("akidb_worker_restarts_total{{reason=\"{reason}\"}}"))
-}
+use crate::support::{self, Gateway, embed_right, restarts};
 
 /// Embeds from several clients at once for as long as `during` takes; every answer must be right.
 fn under_load(gateway: &Gateway, during: impl FnOnce()) -> usize {

@@ -6,11 +6,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::support::{self, Gateway};
-
-fn embed_right(gateway: &Gateway, text: &str) {
-    assert_eq!(gateway.vectors(&[text])[0], support::fake_vector(text));
-}
+use crate::support::{self, Gateway, embed_right};
 
 #[test]
 fn row_12_a_worker_that_can_never_be_ready_ends_the_gateway_with_78() {
@@ -26,7 +22,7 @@ fn row_12_a_worker_that_can_never_be_ready_ends_the_gateway_with_78() {
     gateway.eventually("it is given up", |gateway| gateway.health()["workers"][1]["state"] == "failed");
     std::thread::sleep(Duration::from_millis(700));
     assert_eq!(gateway.health()["workers"][1]["generation"], 2);
-    embed_right(&gateway, "a");
+    embed_right(&gateway, &["a"]);
 }
 
 #[test]
@@ -66,7 +62,7 @@ fn row_14_a_crash_loop_is_told_and_tried_again_only_now_and_then() {
     assert_eq!(gateway.health()["workers"][0]["generation"], generation, "it was not left alone");
     gateway.misbehave(&json!({}));
     gateway.wait_until_ready();
-    embed_right(&gateway, "a");
+    embed_right(&gateway, &["a"]);
     assert_eq!(gateway.metric("akidb_crash_loop"), 0.0);
 }
 
@@ -174,7 +170,7 @@ fn row_32_twenty_sighups_under_load_fail_nobody() {
                 .map(|_| {
                     scope.spawn(|| {
                         while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
-                            embed_right(&gateway, "a b");
+                            embed_right(&gateway, &["a b"]);
                         }
                     })
                 })
@@ -208,7 +204,7 @@ fn row_32_a_roll_whose_new_worker_cannot_start_keeps_the_old_ones() {
     gateway.misbehave(&json!({"fatal": "the model file has gone"}));
     gateway.signal(Signal::SIGHUP);
     gateway.logged("no successor: the worker is kept", |_| true);
-    embed_right(&gateway, "a");
+    embed_right(&gateway, &["a"]);
     assert_eq!(gateway.worker_pids(), before);
     gateway.misbehave(&json!({}));
     gateway.signal(Signal::SIGHUP);
@@ -231,7 +227,7 @@ fn row_32_a_worker_that_was_given_up_is_started_again_by_sighup() {
     gateway.misbehave(&json!({}));
     gateway.signal(Signal::SIGHUP);
     gateway.wait_until_ready();
-    embed_right(&gateway, "a");
+    embed_right(&gateway, &["a"]);
 }
 
 #[test]
@@ -278,7 +274,7 @@ fn row_35_a_thousand_crashes_leave_no_process_and_no_descriptor_behind() {
     command.args(["--crash-loop-wait", "1ms"]);
     let gateway = Gateway::start(command, None);
     gateway.wait_until_ready();
-    embed_right(&gateway, "a");
+    embed_right(&gateway, &["a"]);
     let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", gateway.pid())).unwrap().count();
     let before = descriptors();
     std::fs::write(&flag, "").unwrap();
@@ -293,7 +289,7 @@ fn row_35_a_thousand_crashes_leave_no_process_and_no_descriptor_behind() {
     gateway.eventually("the descriptors are given back", |_| descriptors() <= before + 2);
     let children = support::children(gateway.pid());
     assert_eq!(children.len(), 4, "{children:?}");
-    embed_right(&gateway, "b");
+    embed_right(&gateway, &["b"]);
 }
 
 #[test]
@@ -301,7 +297,7 @@ fn row_35_workers_that_end_after_every_answer_serve_on() {
     let gateway = Gateway::misbehaving(&json!({"exit_after": 3}), &["--workers", "2"]);
     gateway.wait_until_ready();
     for _ in 0..30 {
-        embed_right(&gateway, "a");
+        embed_right(&gateway, &["a"]);
     }
     gateway.misbehave(&json!({}));
     gateway.wait_until_ready();

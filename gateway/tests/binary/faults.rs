@@ -5,22 +5,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::support::{self, Gateway};
-
-/// Embeds while the fake workers do as told, checks the vectors, and returns how long it took.
-fn embed_right(gateway: &Gateway, texts: &[&str]) -> Duration {
-    let started = Instant::now();
-    let vectors = gateway.vectors(texts);
-    for (text, vector) in texts.iter().zip(&vectors) {
-        assert_eq!(*vector, support::fake_vector(text), "{text}");
-    }
-    started.elapsed()
-}
-
-fn generations(gateway: &Gateway) -> u64 {
-    let health = gateway.health();
-    health["workers"].as_array().unwrap().iter().map(|worker| worker["generation"].as_u64().unwrap()).sum()
-}
+use crate::support::{Gateway, embed_right, generations};
 
 #[test]
 fn a_batch_whose_worker_dies_is_answered_by_the_other_one() {

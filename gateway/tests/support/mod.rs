@@ -353,6 +353,27 @@ pub fn cosine(a: &[f32], b: &[f32]) -> f64 {
     dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }
 
+/// Embeds with fake workers; every vector must be right. Returns how long it took.
+pub fn embed_right(gateway: &Gateway, texts: &[&str]) -> Duration {
+    let started = Instant::now();
+    let vectors = gateway.vectors(texts);
+    for (text, vector) in texts.iter().zip(&vectors) {
+        assert_eq!(*vector, fake_vector(text), "{text}");
+    }
+    started.elapsed()
+}
+
+/// How often workers were started again for a reason.
+pub fn restarts(gateway: &Gateway, reason: &str) -> f64 {
+    gateway.metric(&format!("akidb_worker_restarts_total{{reason=\"{reason}\"}}"))
+}
+
+/// Processes started so far, over all workers.
+pub fn generations(gateway: &Gateway) -> u64 {
+    let health = gateway.health();
+    health["workers"].as_array().unwrap().iter().map(|worker| worker["generation"].as_u64().unwrap()).sum()
+}
+
 /// The vector that `fake_worker.py` makes up for a text of single letters, normalized as the gateway does it.
 #[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "the numbers are small")]
 pub fn fake_vector(text: &str) -> Vec<f32> {
