@@ -209,9 +209,11 @@ impl EmbeddingManager {
         let deadline = arrived + timeout;
         let pooling = request.pooling.unwrap_or(self.default_pooling);
         let started = Instant::now();
-        let due = self.supervisor.time_until_ready();
-        if !self.is_ready() && due > deadline - arrived {
-            return Err(EmbedError::NoWorker { retry_after: due.min(LONGEST_RETRY_AFTER) });
+        if !self.is_ready() {
+            let due = self.supervisor.time_until_ready();
+            if due > timeout {
+                return Err(EmbedError::NoWorker { retry_after: due.min(LONGEST_RETRY_AFTER) });
+            }
         }
         // Every text has a token: what is too much even so needs no tokenizing.
         self.scheduler.check(request.texts.len(), 1, self.computing_time_until(deadline))?;

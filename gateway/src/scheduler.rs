@@ -59,6 +59,13 @@ impl Default for Config {
     }
 }
 
+impl Config {
+    /// Tokens in one batch, at most.
+    fn batch_tokens(&self, pool: &Pool) -> usize {
+        self.max_batch_tokens.unwrap_or_else(|| pool.batch_tokens())
+    }
+}
+
 /// Handle to the task that owns the queue. Clones share it.
 #[derive(Debug, Clone)]
 pub(crate) struct Scheduler {
@@ -109,7 +116,7 @@ impl Scheduler {
         let backlog = self.backlog.tokens();
         let speed = self.pool.worker_tokens_per_second();
         let forecast = speed.map(|speed| {
-            let full_batch = self.config.max_batch_tokens.unwrap_or_else(|| self.pool.batch_tokens());
+            let full_batch = self.config.batch_tokens(&self.pool);
             forecast(backlog, tokens, full_batch.max(longest), speed, self.pool.ready_workers())
         });
         let is_in_time =
@@ -173,7 +180,7 @@ impl Queue {
                 }
             };
             self.receive_waiting();
-            let max_tokens = self.config.max_batch_tokens.unwrap_or_else(|| self.pool.batch_tokens());
+            let max_tokens = self.config.batch_tokens(&self.pool);
             if !self.config.batch_wait.is_zero() {
                 self.fill(max_tokens).await;
             }

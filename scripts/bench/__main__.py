@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from bench import environments, plot, report, systems
 from bench.acceptance import targets
 from bench.measure import IN_PROCESS, Corpus, Plan, Rounds
-from bench.processes import REPOSITORY, WORKPLACE, ChildError
+from bench.processes import REPOSITORY, WORKPLACE, ChildError, run_command
 from bench.progress import Progress
 
 if TYPE_CHECKING:
@@ -111,9 +111,4 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except ChildError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run_command(main)

@@ -8,13 +8,15 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -209,3 +211,13 @@ def memory_bytes(pid: int) -> int:
 
 def _raise_timeout(_signal: int, _frame: object) -> None:
     raise TimeoutError
+
+
+def run_command(main: Callable[[Sequence[str]], int]) -> NoReturn:
+    """Run a command to its exit code; what a child did wrong is one line, not a traceback."""
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except ChildError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)

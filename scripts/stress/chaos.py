@@ -9,14 +9,13 @@ import random
 import re
 import signal
 import statistics
-import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import environments, texts
-from bench.processes import REPOSITORY, ChildError
+from bench.processes import REPOSITORY, ChildError, run_command
 from bench.progress import Progress
 
 from stress import load
@@ -270,9 +269,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except ChildError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run_command(main)

@@ -7,11 +7,10 @@ import json
 import os
 import random
 import signal
-import sys
 from typing import TYPE_CHECKING, Any
 
 from bench import environments, texts
-from bench.processes import REPOSITORY, ChildError
+from bench.processes import REPOSITORY, run_command
 from bench.progress import Progress
 
 from stress import load, overload_plot
@@ -243,9 +242,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except ChildError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run_command(main)
