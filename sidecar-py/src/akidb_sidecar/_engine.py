@@ -8,6 +8,8 @@ from typing import Literal, Protocol
 from akidb_sidecar._errors import BatchError
 
 Pooling = Literal["mean", "cls", "last"]
+CpuWeights = Literal["float32", "quantized"]
+"""How quantized weights are held on a CPU."""
 
 
 @dataclass(frozen=True)

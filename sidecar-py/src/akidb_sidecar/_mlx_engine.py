@@ -20,20 +20,22 @@ import mlx.core as mx  # noqa: E402
 
 from akidb_sidecar._buffers import to_bytes, to_mlx  # noqa: E402
 from akidb_sidecar._pooling import pool  # noqa: E402
+from akidb_sidecar._quantization import Quantization  # noqa: E402
 from akidb_sidecar._weights import Weights  # noqa: E402
 from akidb_sidecar.models._bert_kernels import KernelBert  # noqa: E402
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from akidb_sidecar._engine import CpuWeights
     from akidb_sidecar.models import Model
 
-MODEL_TYPES = ("bert",)
+MODEL_TYPES = ("bert", "qwen3")
 CACHE_LIMIT_BYTES = 64 * 1024 * 1024
 """Freed buffers that MLX may keep: with varied shapes its cache would grow without end."""
 
 
-def load(model_path: Path, max_tokens: int) -> Engine:
+def load(model_path: Path, max_tokens: int, cpu_weights: CpuWeights = "float32") -> Engine:
     """Load the model from a directory in Hugging Face layout."""
     mx.set_cache_limit(CACHE_LIMIT_BYTES)
     config = _read_config(model_path)
@@ -44,7 +46,8 @@ def load(model_path: Path, max_tokens: int) -> Engine:
             "unsupported_model", f"model type `{model_type}` is not supported; supported are {supported}"
         )
     try:
-        engine = _choose(model_type, config, Weights.read(model_path), max_tokens)
+        weights = Weights.read(model_path, Quantization.read(config))
+        engine = _choose(model_type, config, weights, max_tokens, cpu_weights)
     except KeyError as error:
         raise ModelError("bad_model", f"`config.json` has no {error}") from error
     except (TypeError, ValueError, ArithmeticError) as error:
@@ -53,9 +56,15 @@ def load(model_path: Path, max_tokens: int) -> Engine:
     return engine
 
 
-def _choose(model_type: str, config: dict[str, object], weights: Weights, max_tokens: int) -> Engine:
+def _choose(
+    model_type: str, config: dict[str, object], weights: Weights, max_tokens: int, cpu_weights: CpuWeights
+) -> Engine:
     """Decide what computes the model: our own kernels on a CPU where they can, else MLX."""
     module = importlib.import_module(f"akidb_sidecar.models.{model_type}")
+    if model_type == "qwen3":
+        keep_quantized = cpu_weights == "quantized"
+        model = module.Qwen3(module.read(config, weights), keep_quantized=keep_quantized)
+        return MlxEngine(model, model_type, max_tokens)
     if model_type != "bert" or _is_on_gpu() or _blas.is_off():
         return MlxEngine(module.load(config, weights), model_type, max_tokens)
     parameters = module.read(config, weights)
@@ -90,7 +99,7 @@ class MlxEngine:
     ) -> None:
         self._model = model
         self._threads = 0
-        self._batches_done = 0
+        self._steps_done = 0
         on_gpu = _is_on_gpu()
         self.info = EngineInfo(
             model_type=model_type,
@@ -103,25 +112,28 @@ class MlxEngine:
         )
 
     def steps_done(self) -> int:
-        """Return the number of batches computed so far: MLX does not say how far it got with one."""
-        return self._batches_done
+        """Return the number of batches computed so far, and of layers and blocks of long ones."""
+        return self._steps_done
 
     def embed(self, batch: Batch) -> memoryview:
         """Return raw vectors; raise :class:`OutputError` when one of them cannot be right."""
         batch.check(self._model.vocabulary, self._model.longest_text)
         self._use_threads(batch.threads)
         token_ids, lengths, order = _sorted_by_length(batch)
-        hidden = self._model(token_ids, lengths)
+        hidden = self._model(token_ids, lengths, self._step)
         starts = array("I", accumulate(lengths, initial=0))[:-1]
         vectors = pool(hidden, batch.pooling, to_mlx(starts), to_mlx(lengths))
         vectors = mx.contiguous(vectors[order].astype(mx.float32))
         squares = mx.sum(vectors * vectors, axis=1)
         usable = mx.all((squares > 0) & (squares < mx.inf))
         mx.eval(vectors, usable)
-        self._batches_done += 1
+        self._step()
         if not usable.item():
             raise OutputError("a vector is not finite, or zero")
         return to_bytes(vectors)
+
+    def _step(self) -> None:
+        self._steps_done += 1
 
     def _use_threads(self, threads: int) -> None:
         if threads not in (0, self._threads):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import mlx.core as mx
 
 from akidb_sidecar._errors import ModelError
+from akidb_sidecar._quantization import Quantization, QuantizedMatrix
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,52 +18,101 @@ if TYPE_CHECKING:
 LONGEST_HEADER_BYTES = 100 * 1024 * 1024
 
 
+INDEX = "model.safetensors.index.json"
+"""Where it is, it names the files that belong to the model."""
+
+
 class Weights:
     """Tensors by name. Names are taken once, so that what a model does not need can be freed."""
 
-    def __init__(self, tensors: dict[str, mx.array], prefix: str = "") -> None:
+    def __init__(
+        self, tensors: dict[str, mx.array], quantization: Quantization | None = None, prefix: str = ""
+    ) -> None:
         self._tensors = tensors
+        self._quantization = quantization
         self._prefix = prefix
 
     @classmethod
-    def read(cls, model_path: Path) -> Weights:
-        """Read every ``*.safetensors`` of a directory."""
-        files = sorted(model_path.glob("*.safetensors"))
-        if not files:
-            raise ModelError(
-                "bad_model", f"`{model_path}` has no `*.safetensors`; other formats are never loaded"
-            )
+    def read(cls, model_path: Path, quantization: Quantization | None = None) -> Weights:
+        """Read the files that the directory's index names; where it has none, every ``*.safetensors``."""
         tensors: dict[str, mx.array] = {}
-        for file in files:
+        for file in _files(model_path):
             try:
                 _check_header(file)
                 loaded = mx.load(str(file))
             except (OSError, RuntimeError, ValueError) as error:
                 raise ModelError("bad_model", f"`{file.name}` cannot be read: {_one_line(error)}") from error
             tensors.update(loaded)  # type: ignore[arg-type]
-        return cls(tensors)
+        return cls(tensors, quantization)
 
     def under(self, prefix: str) -> Weights:
         """Return the same tensors, named from ``prefix`` on."""
-        return Weights(self._tensors, self._prefix + prefix)
+        return Weights(self._tensors, self._quantization, self._prefix + prefix)
 
     def has(self, name: str) -> bool:
         """Whether there is a tensor of this name."""
         return self._prefix + name in self._tensors
 
     def take(self, name: str, *shape: int) -> mx.array:
-        """Return a tensor, which must have this shape, and forget it."""
+        """Return a tensor of floating-point numbers, which must have this shape, and forget it."""
+        tensor = self._take(name, shape)
+        if not mx.issubdtype(tensor.dtype, mx.floating):
+            raise ModelError(
+                "bad_model",
+                f"tensor `{self._prefix + name}` holds {_dtype(tensor)} instead of floating point",
+            )
+        return tensor
+
+    def take_matrix(self, name: str, outputs: int, inputs: int) -> mx.array | QuantizedMatrix:
+        """Return the ``weight`` under a name, plain or quantized as it is stored, and forget it."""
+        if not self.has(f"{name}.scales"):
+            return self.take(f"{name}.weight", outputs, inputs)
+        layout = self._quantization.layout(self._prefix + name) if self._quantization else None
+        if layout is None:
+            raise ModelError(
+                "bad_model",
+                f"`{self._prefix + name}` is quantized, but `config.json` does not say how in `quantization`",
+            )
+        words, groups = layout.shape(inputs)
+        weight = self._take(f"{name}.weight", (outputs, words))
+        if weight.dtype != mx.uint32:
+            raise ModelError(
+                "bad_model", f"tensor `{self._prefix + name}.weight` holds {_dtype(weight)} instead of uint32"
+            )
+        scales = self.take(f"{name}.scales", outputs, groups)
+        return QuantizedMatrix(weight, scales, self.take(f"{name}.biases", outputs, groups), layout)
+
+    def _take(self, name: str, shape: tuple[int, ...]) -> mx.array:
         full_name = self._prefix + name
         tensor = self._tensors.pop(full_name, None)
         if tensor is None:
             raise ModelError("bad_model", f"the weights have no tensor `{full_name}`")
         if tensor.shape != shape:
             raise ModelError("bad_model", f"tensor `{full_name}` has shape {tensor.shape} instead of {shape}")
-        if not mx.issubdtype(tensor.dtype, mx.floating):
-            raise ModelError(
-                "bad_model", f"tensor `{full_name}` holds {tensor.dtype} instead of floating point"
-            )
         return tensor
+
+
+def _files(model_path: Path) -> list[Path]:
+    index = model_path / INDEX
+    if not index.is_file():
+        files = sorted(model_path.glob("*.safetensors"))
+        if not files:
+            raise ModelError(
+                "bad_model", f"`{model_path}` has no `*.safetensors`; other formats are never loaded"
+            )
+        return files
+    try:
+        names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ModelError("bad_model", f"`{INDEX}` is not a valid index of files") from error
+    for name in names:
+        if not isinstance(name, str) or "/" in name or not name.endswith(".safetensors"):
+            raise ModelError("bad_model", f"`{INDEX}` names `{name}`, which is no `*.safetensors` beside it")
+        if not (model_path / name).is_file():
+            raise ModelError("bad_model", f"`{name}` is missing, which `{INDEX}` names")
+    if not names:
+        raise ModelError("bad_model", f"`{INDEX}` names no file")
+    return [model_path / name for name in names]
 
 
 def _check_header(file: Path) -> None:
@@ -87,6 +137,10 @@ def _check_header(file: Path) -> None:
             f"`{file.name}` is damaged: "
             f"it has {size_bytes} bytes where {header_bytes + 8 + needed_bytes} are needed",
         )
+
+
+def _dtype(tensor: mx.array) -> str:
+    return str(tensor.dtype).removeprefix("mlx.core.")
 
 
 def _one_line(error: Exception) -> str:

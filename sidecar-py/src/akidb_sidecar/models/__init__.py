@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from array import array
+    from collections.abc import Callable
 
     import mlx.core as mx
 
@@ -19,5 +20,8 @@ class Model(Protocol):
     longest_text: int
     """In tokens: what its table of positions holds."""
 
-    def __call__(self, token_ids: mx.array, lengths: array[int]) -> mx.array:
-        """Return ``(tokens, dimension)`` for texts laid one after the other, ``lengths`` in tokens."""
+    def __call__(self, token_ids: mx.array, lengths: array[int], on_step: Callable[[], None]) -> mx.array:
+        """Return ``(tokens, dimension)`` for texts laid one after the other, ``lengths`` in tokens, sorted.
+
+        ``on_step`` is called whenever a part of a long batch has been computed.
+        """

@@ -44,7 +44,7 @@ class PackedAttention:
         self._groups: list[Group] = []
         sources, targets = [], []
         token, padded_token = 0, 0
-        for group_lengths in _split(lengths):
+        for group_lengths in split_by_length(lengths):
             texts, longest = len(group_lengths), group_lengths[-1]
             group_tokens = sum(group_lengths)
             if group_lengths[0] == longest:
@@ -116,7 +116,7 @@ def _attend(query_key_value: mx.array, mask: mx.array | None) -> mx.array:
     return mixed.reshape(-1, mixed.shape[-1])
 
 
-def _split(lengths: array[int]) -> Iterator[array[int]]:
+def split_by_length(lengths: array[int]) -> Iterator[array[int]]:
     """Cut sorted lengths into groups of neighbours."""
     start = 0
     for end in range(1, len(lengths) + 1):

@@ -20,6 +20,8 @@ from akidb_sidecar.models._attention import PackedAttention
 from akidb_sidecar.models._functions import SCORE_SCALE, gelu
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from akidb_sidecar._weights import Weights
 
 
@@ -121,8 +123,9 @@ class Bert:
         self._layers = [Layer(parameters.layers.pop(), self._heads) for _ in range(len(parameters.layers))]
         self._position_ids = array("I", range(self.longest_text))
 
-    def __call__(self, token_ids: mx.array, lengths: array[int]) -> mx.array:
+    def __call__(self, token_ids: mx.array, lengths: array[int], on_step: Callable[[], None]) -> mx.array:
         """Return ``(tokens, dimension)`` for texts sorted by length."""
+        del on_step  # no text is long
         position_ids = array("I")
         for length in lengths:
             position_ids += self._position_ids[:length]
