@@ -4,18 +4,40 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from akidb_sidecar._engine import Batch, EngineInfo
 
 if TYPE_CHECKING:
-    from akidb_sidecar.models._bert_kernels import KernelBert
+    from akidb_sidecar._engine import Pooling
+
+
+class KernelModel(Protocol):
+    """A model whose forward pass is in C."""
+
+    @property
+    def dimension(self) -> int:
+        """Length of a vector."""
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of its tokens."""
+
+    @property
+    def longest_text(self) -> int:
+        """In tokens."""
+
+    def steps_done(self) -> int:
+        """Return a number that grows while a batch is computed."""
+
+    def embed(self, threads: int, pooling: Pooling, lengths: bytes, token_ids: bytes) -> bytearray:
+        """Return ``(texts, dimension)`` float32 vectors. The lengths and token ids must be in range."""
 
 
 class KernelEngine:
     """Runs a model over packed batches; see :class:`akidb_sidecar._engine.Engine`."""
 
-    def __init__(self, model: KernelBert, model_type: str, max_tokens: int, blas: str) -> None:
+    def __init__(self, model: KernelModel, model_type: str, max_tokens: int, blas: str) -> None:
         self._model = model
         self._threads = _usable_cores()
         self.info = EngineInfo(
@@ -28,8 +50,8 @@ class KernelEngine:
         )
 
     def steps_done(self) -> int:
-        """Return the number of layers computed so far."""
-        return self._model.layers_done()
+        """Return the number of items of work done so far."""
+        return self._model.steps_done()
 
     def embed(self, batch: Batch) -> memoryview:
         """Return raw vectors; raise :class:`OutputError` when one of them cannot be right."""

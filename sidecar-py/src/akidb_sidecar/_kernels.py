@@ -1,4 +1,4 @@
-"""The functions of ``native/``, and the memory that they read: the mirror of ``native/bert.h``."""
+"""The functions of ``native/``, and the memory that they read: the mirror of its headers."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ if TYPE_CHECKING:
 
 LIBRARY = _native.Library(
     name="kernels",
-    sources=tuple(_native.FOLDER / name for name in ("bert.c", "threads.c")),
-    headers=tuple(_native.FOLDER / name for name in ("bert.h", "products.h", "threads.h", "vectors.h")),
+    sources=tuple(_native.FOLDER / f"{name}.c" for name in ("batches", "bert", "qwen3", "threads")),
+    headers=tuple(
+        _native.FOLDER / f"{name}.h"
+        for name in ("batches", "bert", "kernels", "products", "qwen3", "threads", "vectors")
+    ),
 )
 FLOAT_BYTES = 4
 ALIGNMENT_BYTES = 64
@@ -26,6 +29,14 @@ Address = int
 _POOLINGS: dict[Pooling, int] = {"mean": 0, "cls": 1, "last": 2}
 _DONE, _NO_MEMORY = 0, 1
 _POINTER, _INTEGER = ctypes.c_void_p, ctypes.c_int64
+_EMBED_ARGUMENTS = (
+    ctypes.c_int,  # threads
+    ctypes.c_int,  # pooling
+    ctypes.c_char_p,  # lengths
+    _INTEGER,  # texts
+    _POINTER,  # token ids, or rows of the table of words
+    _POINTER,  # vectors
+)
 
 
 class Norm(ctypes.Structure):
@@ -40,8 +51,8 @@ class Linear(ctypes.Structure):
     _fields_ = (("weight", _POINTER), ("bias", _POINTER))
 
 
-class Layer(ctypes.Structure):
-    """``struct akidb_layer``."""
+class BertLayer(ctypes.Structure):
+    """``struct akidb_bert_layer``."""
 
     _fields_ = (
         ("query_key_value", Linear),
@@ -65,7 +76,41 @@ class Bert(ctypes.Structure):
         ("words", _POINTER),
         ("positions", _POINTER),
         ("norm", Norm),
-        ("layers", ctypes.POINTER(Layer)),
+        ("layers", ctypes.POINTER(BertLayer)),
+    )
+
+
+class Qwen3Layer(ctypes.Structure):
+    """``struct akidb_qwen3_layer``."""
+
+    _fields_ = (
+        ("attention_norm", _POINTER),
+        ("query_key_value", Linear),
+        ("query_norm", _POINTER),
+        ("key_norm", _POINTER),
+        ("attention_output", Linear),
+        ("feed_forward_norm", _POINTER),
+        ("gate", _POINTER),
+        ("up", Linear),
+        ("down", Linear),
+    )
+
+
+class Qwen3(ctypes.Structure):
+    """``struct akidb_qwen3``."""
+
+    _fields_ = (
+        ("layer_count", _INTEGER),
+        ("width", _INTEGER),
+        ("heads", _INTEGER),
+        ("key_heads", _INTEGER),
+        ("size", _INTEGER),
+        ("inner", _INTEGER),
+        ("epsilon", ctypes.c_float),
+        ("cosines", _POINTER),
+        ("sines", _POINTER),
+        ("norm", _POINTER),
+        ("layers", ctypes.POINTER(Qwen3Layer)),
     )
 
 
@@ -112,37 +157,35 @@ class Kernels:
         self.panel: int = library.akidb_panel()
         """The number of outputs of every product must be a multiple."""
         self.name = f"own kernels, {self.panel * BITS_PER_PANEL_COLUMN}-bit vectors"
-        self._embed = library.akidb_embed
-        self._embed.argtypes = (
-            ctypes.POINTER(Bert),
-            ctypes.c_int,  # threads
-            ctypes.c_int,  # pooling
-            ctypes.c_char_p,  # lengths
-            _INTEGER,  # texts
-            ctypes.c_char_p,  # token ids
-            _POINTER,  # vectors
-        )
-        self._layers_done = ctypes.c_uint64.in_dll(library, "akidb_layers_done")
+        self._embed_bert = library.akidb_embed_bert
+        self._embed_bert.argtypes = (ctypes.POINTER(Bert), *_EMBED_ARGUMENTS)
+        self._embed_qwen3 = library.akidb_embed_qwen3
+        self._embed_qwen3.argtypes = (ctypes.POINTER(Qwen3), *_EMBED_ARGUMENTS)
+        self._steps_done = ctypes.c_uint64.in_dll(library, "akidb_steps_done")
         self._pack = library.akidb_pack
         self._pack.argtypes = (_POINTER, _INTEGER, _INTEGER, ctypes.c_float, _POINTER)
         self._pack.restype = None
 
-    def layers_done(self) -> int:
-        """Return how many layers were computed so far; it grows while a batch is computed."""
-        return self._layers_done.value
+    def steps_done(self) -> int:
+        """Return how many items of work were done so far; it grows while a batch is computed."""
+        return self._steps_done.value
 
     def pack(self, weight: Address, outputs: int, inputs: int, scale: float, panels: Address) -> None:
         """Store ``(outputs, inputs)`` times ``scale`` as a panel matrix."""
         self._pack(weight, outputs, inputs, scale, panels)
 
     def embed(
-        self, bert: Bert, threads: int, pooling: Pooling, lengths: bytes, token_ids: bytes
+        self, model: Bert | Qwen3, threads: int, pooling: Pooling, lengths: bytes, inputs: Address
     ) -> bytearray:
-        """Return ``(texts, width)`` float32 vectors. The lengths and token ids must be in range."""
+        """Return ``(texts, width)`` float32 vectors. The lengths must be in range.
+
+        ``inputs`` is where the token ids lie, in range, for BERT, and their rows of the table for Qwen3.
+        """
         texts = len(lengths) // 4
-        vectors = bytearray(texts * bert.width * FLOAT_BYTES)
+        vectors = bytearray(texts * model.width * FLOAT_BYTES)
         place = ctypes.addressof(ctypes.c_char.from_buffer(vectors)) if vectors else None
-        outcome = self._embed(bert, threads, _POOLINGS[pooling], lengths, texts, token_ids, place)
+        function = self._embed_bert if isinstance(model, Bert) else self._embed_qwen3
+        outcome = function(model, threads, _POOLINGS[pooling], lengths, texts, inputs, place)
         if outcome == _NO_MEMORY:
             raise MemoryError(f"no memory to compute {texts} texts")
         if outcome != _DONE:

@@ -22,7 +22,9 @@ from akidb_sidecar._buffers import to_bytes, to_mlx  # noqa: E402
 from akidb_sidecar._pooling import pool  # noqa: E402
 from akidb_sidecar._quantization import Quantization  # noqa: E402
 from akidb_sidecar._weights import Weights  # noqa: E402
+from akidb_sidecar.models import bert, qwen3  # noqa: E402
 from akidb_sidecar.models._bert_kernels import KernelBert  # noqa: E402
+from akidb_sidecar.models._qwen3_kernels import KernelQwen3  # noqa: E402
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,22 +63,37 @@ def _choose(
 ) -> Engine:
     """Decide what computes the model: our own kernels on a CPU where they can, else MLX."""
     module = importlib.import_module(f"akidb_sidecar.models.{model_type}")
-    if model_type == "qwen3":
-        keep_quantized = cpu_weights == "quantized"
-        model = module.Qwen3(module.read(config, weights), keep_quantized=keep_quantized)
-        return MlxEngine(model, model_type, max_tokens)
-    if model_type != "bert" or _is_on_gpu() or _blas.is_off():
-        return MlxEngine(module.load(config, weights), model_type, max_tokens)
     parameters = module.read(config, weights)
+    keep_quantized = cpu_weights == "quantized" and weights.is_quantized
+    if _is_on_gpu() or _blas.is_off() or keep_quantized:
+        return _with_mlx(parameters, model_type, max_tokens, keep_quantized=keep_quantized)
     try:
         kernels = _kernels.load()
     except BuildError as error:
         warning = f"MLX computes the model, which takes two to four times as long as our kernels: {error}"
-        return MlxEngine(module.Bert(parameters), model_type, max_tokens, (warning,))
-    if not KernelBert.fits(kernels, parameters):
-        return MlxEngine(module.Bert(parameters), model_type, max_tokens)
+        return _with_mlx(parameters, model_type, max_tokens, (warning,))
     blas = f"{kernels.name} (MLX: {BLAS.name})"
-    return KernelEngine(KernelBert(kernels, parameters), model_type, max_tokens, blas)
+    if isinstance(parameters, qwen3.Parameters) and KernelQwen3.fits(kernels, parameters):
+        return KernelEngine(KernelQwen3(kernels, parameters, max_tokens), model_type, max_tokens, blas)
+    if isinstance(parameters, bert.Parameters) and KernelBert.fits(kernels, parameters):
+        return KernelEngine(KernelBert(kernels, parameters), model_type, max_tokens, blas)
+    return _with_mlx(parameters, model_type, max_tokens)
+
+
+def _with_mlx(
+    parameters: bert.Parameters | qwen3.Parameters,
+    model_type: str,
+    max_tokens: int,
+    warnings: tuple[str, ...] = (),
+    *,
+    keep_quantized: bool = False,
+) -> MlxEngine:
+    model: Model
+    if isinstance(parameters, qwen3.Parameters):
+        model = qwen3.Qwen3(parameters, keep_quantized=keep_quantized)
+    else:
+        model = bert.Bert(parameters)
+    return MlxEngine(model, model_type, max_tokens, warnings)
 
 
 def _read_config(model_path: Path) -> dict[str, object]:

@@ -45,6 +45,11 @@ class Weights:
             tensors.update(loaded)  # type: ignore[arg-type]
         return cls(tensors, quantization)
 
+    @property
+    def is_quantized(self) -> bool:
+        """Whether some of the matrices are."""
+        return self._quantization is not None
+
     def under(self, prefix: str) -> Weights:
         """Return the same tensors, named from ``prefix`` on."""
         return Weights(self._tensors, self._quantization, self._prefix + prefix)

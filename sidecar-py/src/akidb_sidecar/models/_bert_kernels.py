@@ -12,18 +12,19 @@ batch.
 
 from __future__ import annotations
 
-import ctypes
 import math
+from array import array
 from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
 from akidb_sidecar import _kernels
 from akidb_sidecar._buffers import address
+from akidb_sidecar.models._panels import Panels, contiguous
 
 if TYPE_CHECKING:
     from akidb_sidecar._engine import Pooling
-    from akidb_sidecar._kernels import Address, Kernels
+    from akidb_sidecar._kernels import Kernels
     from akidb_sidecar.models.bert import LayerNorm, LayerParameters, Linear, Parameters
 
 PIECES_PER_LAYER = 12
@@ -40,14 +41,15 @@ class KernelBert:
         self.dimension = dimension
         self.vocabulary, self.longest_text = parameters.words.shape[0], parameters.positions.shape[0]
         floats_per_layer = 4 * dimension * dimension + 2 * dimension * inner + 9 * dimension + inner
-        self._arena = _kernels.Arena(
+        self._panels = Panels(
+            kernels,
             len(layers) * floats_per_layer + (self.longest_text + 2) * dimension,
             len(layers) * PIECES_PER_LAYER + PIECES_BESIDES,
         )
         self._kernels = kernels
         self._scale = math.log2(math.e) / math.sqrt(dimension // parameters.heads)
-        self._words = _contiguous(parameters.words)  # stays where it is
-        self._layers = (_kernels.Layer * len(layers))()
+        self._words = contiguous(parameters.words)  # stays where it is
+        self._layers = (_kernels.BertLayer * len(layers))()
         self._bert = _kernels.Bert(
             layer_count=len(layers),
             width=dimension,
@@ -55,7 +57,7 @@ class KernelBert:
             inner=inner,
             epsilon=parameters.norm.epsilon,
             words=address(self._words),
-            positions=self._copy(parameters.positions),
+            positions=self._panels.row(parameters.positions),
             norm=self._norm(parameters.norm),
             layers=self._layers,
         )
@@ -69,16 +71,17 @@ class KernelBert:
         head_dimension = parameters.dimension // parameters.heads
         return head_dimension % kernels.panel == 0 and parameters.inner % kernels.panel == 0
 
-    def layers_done(self) -> int:
+    def steps_done(self) -> int:
         """Return a number that grows while a batch is computed."""
-        return self._kernels.layers_done()
+        return self._kernels.steps_done()
 
     def embed(self, threads: int, pooling: Pooling, lengths: bytes, token_ids: bytes) -> bytearray:
         """Return ``(texts, dimension)`` float32 vectors. The lengths and token ids must be in range."""
-        return self._kernels.embed(self._bert, threads, pooling, lengths, token_ids)
+        ids = array("I", token_ids)
+        return self._kernels.embed(self._bert, threads, pooling, lengths, ids.buffer_info()[0])
 
-    def _layer(self, layer: LayerParameters) -> _kernels.Layer:
-        return _kernels.Layer(
+    def _layer(self, layer: LayerParameters) -> _kernels.BertLayer:
+        return _kernels.BertLayer(
             query_key_value=self._linear((layer.query, self._scale), (layer.key, 1.0), (layer.value, 1.0)),
             attention_output=self._linear((layer.attention_output, 1.0)),
             attention_norm=self._norm(layer.attention_norm),
@@ -89,26 +92,9 @@ class KernelBert:
 
     def _linear(self, *parts: tuple[Linear, float]) -> _kernels.Linear:
         """Lay the outputs of the parts, times their factors, side by side."""
-        outputs, inputs = parts[0][0].weight.shape
-        panels = self._arena.take(len(parts) * outputs * inputs)
-        for index, (linear, factor) in enumerate(parts):
-            weight = _contiguous(linear.weight)
-            place = panels + index * outputs * inputs * _kernels.FLOAT_BYTES
-            self._kernels.pack(address(weight), outputs, inputs, factor, place)
-        bias = self._copy(mx.concatenate([linear.bias * factor for linear, factor in parts]))
-        return _kernels.Linear(weight=panels, bias=bias)
+        weight = self._panels.matrix(*((linear.weight, factor) for linear, factor in parts))
+        bias = self._panels.row(mx.concatenate([linear.bias * factor for linear, factor in parts]))
+        return _kernels.Linear(weight=weight, bias=bias)
 
     def _norm(self, norm: LayerNorm) -> _kernels.Norm:
-        return _kernels.Norm(weight=self._copy(norm.weight), shift=self._copy(norm.bias))
-
-    def _copy(self, values: mx.array) -> Address:
-        values = _contiguous(values)
-        place = self._arena.take(values.size)
-        ctypes.memmove(place, address(values), values.nbytes)
-        return place
-
-
-def _contiguous(values: mx.array) -> mx.array:
-    values = mx.contiguous(values.astype(mx.float32))
-    mx.eval(values)
-    return values
+        return _kernels.Norm(weight=self._panels.row(norm.weight), shift=self._panels.row(norm.bias))

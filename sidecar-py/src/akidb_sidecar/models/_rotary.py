@@ -24,13 +24,17 @@ class Rotary:
         self._speeds = theta ** (mx.arange(0, size, 2, dtype=mx.float32) / -size)
         self._cosines = self._sines = mx.zeros((0, size // 2))
 
+    def table(self, positions: int) -> tuple[mx.array, mx.array]:
+        """Return cosines and sines, ``(positions, size / 2)``."""
+        angles = mx.arange(positions, dtype=mx.float32)[:, None] * self._speeds
+        cosines, sines = mx.cos(angles), mx.sin(angles)
+        mx.eval(cosines, sines)
+        return cosines, sines
+
     def angles(self, positions: mx.array, longest: int, dtype: mx.Dtype) -> tuple[mx.array, mx.array]:
         """Return cosines and sines, ``(tokens, 1, size / 2)``, for positions below ``longest``."""
         if longest > self._cosines.shape[0]:
-            count = max(FEWEST_POSITIONS, 1 << (longest - 1).bit_length())
-            angles = mx.arange(count, dtype=mx.float32)[:, None] * self._speeds
-            self._cosines, self._sines = mx.cos(angles), mx.sin(angles)
-            mx.eval(self._cosines, self._sines)
+            self._cosines, self._sines = self.table(max(FEWEST_POSITIONS, 1 << (longest - 1).bit_length()))
         cosines, sines = self._cosines[positions], self._sines[positions]
         return cosines[:, None].astype(dtype), sines[:, None].astype(dtype)
 

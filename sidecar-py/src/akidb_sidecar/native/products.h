@@ -8,25 +8,29 @@
 #ifndef AKIDB_PRODUCTS_H
 #define AKIDB_PRODUCTS_H
 
+#include <stddef.h>
+
 #include "vectors.h"
 
 enum activation { LINEAR, GELU };
+enum combination { SET, ADD, MULTIPLY };
 
-/* c = activation(a times b + bias), or, if it adds, c += a times b + bias. */
+/* c = activation(a times b + bias), or that added to c; with a gate, c = silu(a times gate) (a times b + bias). */
 struct product {
     const float *a; /* row-major */
     long a_stride, depth;
     const float *b; /* panel matrix */
-    const float *bias;
+    const float *bias; /* may be NULL */
+    const float *gate; /* panel matrix, or NULL */
     float *c;
     long c_stride;
-    int adds;
+    enum combination combination;
     enum activation activation;
 };
 
 /* One panel's columns of some rows. `rows` is a constant where this is used, so the sums stay in registers. */
 ALWAYS_INLINE void tile(const int rows, long depth, const float *restrict a, long a_stride, const float *restrict b,
-                        long b_stride, const float *bias, float *c, long c_stride, int adds) {
+                        long b_stride, const float *bias, float *c, long c_stride, enum combination combination) {
     vector sums[TILE_ROWS][2];
 #pragma GCC unroll 16
     for (int row = 0; row < rows; row++) {
@@ -44,15 +48,17 @@ ALWAYS_INLINE void tile(const int rows, long depth, const float *restrict a, lon
 #pragma GCC unroll 16
     for (int row = 0; row < rows; row++) {
         float *to = c + row * c_stride;
-        store(to, adds ? load(to) + sums[row][0] : sums[row][0]);
-        store(to + LANES, adds ? load(to + LANES) + sums[row][1] : sums[row][1]);
+        vector left = sums[row][0], right = sums[row][1];
+        store(to, combination == SET ? left : combination == ADD ? load(to) + left : load(to) * left);
+        to += LANES;
+        store(to, combination == SET ? right : combination == ADD ? load(to) + right : load(to) * right);
     }
 }
 
 static void any_tile(long rows, long depth, const float *a, long a_stride, const float *b, long b_stride,
-                     const float *bias, float *c, long c_stride, int adds) {
+                     const float *bias, float *c, long c_stride, enum combination combination) {
 #define CASE(n) \
-    case n: tile(n <= TILE_ROWS ? n : 1, depth, a, a_stride, b, b_stride, bias, c, c_stride, adds); break;
+    case n: tile(n <= TILE_ROWS ? n : 1, depth, a, a_stride, b, b_stride, bias, c, c_stride, combination); break;
     switch (rows) { CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12) }
 #undef CASE
 }
@@ -60,19 +66,5 @@ static void any_tile(long rows, long depth, const float *a, long a_stride, const
 /* Rows are cut into tiles of nearly the same height. */
 ALWAYS_INLINE long tile_count(long rows) { return (rows + TILE_ROWS - 1) / TILE_ROWS; }
 ALWAYS_INLINE long part(long whole, long index, long parts) { return whole * index / parts; }
-
-/* One panel's columns of rows first .. end - 1. */
-static void product_panel(const struct product *p, long panel, long first, long end) {
-    const float *b = p->b + panel * PANEL * p->depth, *bias = p->bias + panel * PANEL;
-    for (long index = 0, tiles = tile_count(end - first); index < tiles; index++) {
-        long start = first + part(end - first, index, tiles), rows = first + part(end - first, index + 1, tiles) - start;
-        float *c = p->c + start * p->c_stride + panel * PANEL;
-        any_tile(rows, p->depth, p->a + start * p->a_stride, p->a_stride, b, PANEL, bias, c, p->c_stride, p->adds);
-        if (p->activation == GELU)
-            for (long row = 0; row < rows; row++)
-                for (long lane = 0; lane < PANEL; lane += LANES)
-                    store(c + row * p->c_stride + lane, gelu(load(c + row * p->c_stride + lane)));
-    }
-}
 
 #endif

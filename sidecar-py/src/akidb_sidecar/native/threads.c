@@ -23,7 +23,6 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
-#include <stdint.h>
 #include <time.h>
 
 enum { SPIN_NANOSECONDS = 60000, POLLS_PER_LOOK_AT_CLOCK = 32, ITEM_BITS = 24, CALLER = 0 };
@@ -47,6 +46,10 @@ static struct {
     int started; /* read and written by the caller alone */
     struct helper helpers[MOST_THREADS];
 } pool = {.ticket = CLOSED, .lock = PTHREAD_MUTEX_INITIALIZER, .finished = PTHREAD_COND_INITIALIZER};
+
+uint64_t akidb_steps_done;
+
+static void count_step(void) { __atomic_fetch_add(&akidb_steps_done, 1, __ATOMIC_RELAXED); }
 
 struct claim {
     work_function *work;
@@ -74,6 +77,7 @@ static void do_items(int number) {
     struct claim claim;
     while (find_item(number, &claim)) {
         claim.work(claim.context, claim.item, number);
+        count_step();
         if (atomic_fetch_sub(&pool.unfinished, 1) == 1 && atomic_load(&pool.caller_waits)) {
             pthread_mutex_lock(&pool.lock);
             pthread_cond_signal(&pool.finished);
@@ -147,7 +151,10 @@ int reserve_threads(int threads) {
 
 void share(int threads, work_function *work, void *context, long items) {
     if (threads < 2 || items < 2 || items >= CLOSED) {
-        for (long item = 0; item < items; item++) work(context, item, CALLER);
+        for (long item = 0; item < items; item++) {
+            work(context, item, CALLER);
+            count_step();
+        }
         return;
     }
     uint64_t next_job = (atomic_load(&pool.ticket) | CLOSED) + 1;

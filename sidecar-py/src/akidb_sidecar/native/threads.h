@@ -3,7 +3,12 @@
 #ifndef AKIDB_THREADS_H
 #define AKIDB_THREADS_H
 
+#include <stdint.h>
+
 enum { MOST_THREADS = 64 };
+
+/* Items done so far, by all threads: it grows while a job gets on. Others may read it at any time. */
+extern uint64_t akidb_steps_done;
 
 /* Does one item. `thread` is below the number of threads that share the job and differs between those at work. */
 typedef void work_function(void *context, long item, int thread);

@@ -56,6 +56,12 @@ ALWAYS_INLINE vector power_of_two(vector x) {
     return (vector)((bits)value + ((bits)shifted << 23));
 }
 
+/* x / (1 + e^-x): the power is taken of a number that is not positive. */
+ALWAYS_INLINE vector silu(vector x) {
+    vector power = power_of_two(-1.44269504f * larger(x, -x));
+    return x * choose(x < 0, power, all(1.0f)) / (1.0f + power);
+}
+
 /* x times the normal distribution function, 1/2 + x P(x^2) / Q(x^2): the coefficients of models/_functions.py. */
 ALWAYS_INLINE vector gelu(vector x) {
     vector bounded = smaller(larger(x, all(-5.0f)), all(5.0f)), s = bounded * bounded;
