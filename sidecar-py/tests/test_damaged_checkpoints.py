@@ -1,0 +1,199 @@
+"""Qwen3 checkpoints that cannot be right: each is refused with one line that says what is wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pytest
+from qwen3_checkpoint import Checkpoint
+
+from akidb_sidecar import _mlx_engine
+from akidb_sidecar._errors import ModelError
+
+pytestmark = pytest.mark.mlx
+
+INDEX = "model.safetensors.index.json"
+
+
+def refusal(folder: Path, code: str = "bad_model") -> str:
+    with pytest.raises(ModelError) as refused:
+        _mlx_engine.load(folder, 128)
+    assert refused.value.code == code, refused.value.message
+    assert len(refused.value.message.splitlines()) == 1
+    return refused.value.message
+
+
+def change_config(folder: Path, **changes: object) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
+    Checkpoint({}).write(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def quantized(tmp_path: Path) -> Path:
+    Checkpoint({}, bits=4, group_size=32).write(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("value", [None, 0, -1, 1.5, "64", True, 1 << 40, [64]])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "hidden_size",
+        "intermediate_size",
+        "num_attention_heads",
+        "num_hidden_layers",
+        "vocab_size",
+    ],
+)
+def test_a_size_that_is_none_is_refused(plain: Path, key: str, value: object) -> None:
+    change_config(plain, **{key: value})
+    assert f"`{key}`" in refusal(plain)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("head_dim", 63),
+        ("head_dim", 0),
+        ("num_key_value_heads", 3),
+        ("num_key_value_heads", 4),
+        ("num_hidden_layers", 3),
+        ("vocab_size", 51),
+        ("hidden_size", 128),
+        ("rms_norm_eps", "small"),
+        ("rms_norm_eps", -1),
+        ("rope_theta", float("inf")),
+        ("rope_theta", 0),
+        ("max_position_embeddings", "many"),
+        ("attention_bias", True),
+        ("attention_bias", "no"),
+        ("rope_parameters", [1]),
+    ],
+)
+def test_an_odd_value_is_refused(plain: Path, key: str, value: object) -> None:
+    change_config(plain, **{key: value})
+    assert refusal(plain)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"hidden_act": "gelu"}, "`gelu`"),
+        ({"use_sliding_window": True}, "`use_sliding_window`"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "`layer_types`"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "`yarn`"),
+        ({"rope_scaling": {"type": "linear", "factor": 4.0}}, "`linear`"),
+        ({"model_type": "qwen9"}, "supported are `bert`"),
+    ],
+)
+def test_what_would_be_computed_wrong_is_refused(plain: Path, changes: dict[str, Any], named: str) -> None:
+    change_config(plain, **changes)
+    assert named in refusal(plain, "unsupported_model")
+
+
+@pytest.mark.parametrize(
+    ("quantization", "code", "named"),
+    [
+        (None, "bad_model", "does not say how"),
+        ([], "bad_model", "does not say how"),
+        ([1], "bad_model", "not an object"),
+        ({}, "bad_model", "does not say how"),
+        ({"bits": 4}, "unsupported_model", "groups of None"),
+        ({"bits": 7, "group_size": 32}, "unsupported_model", "7 bits"),
+        ({"bits": True, "group_size": 32}, "unsupported_model", "True bits"),
+        ({"bits": "4", "group_size": 32}, "unsupported_model", "4 bits"),
+        ({"bits": 4, "group_size": 16}, "unsupported_model", "groups of 16"),
+        ({"bits": [4], "group_size": {}}, "unsupported_model", "groups of {}"),
+        ({"bits": 8, "group_size": 32}, "bad_model", "has shape"),
+        ({"bits": 4, "group_size": 64}, "bad_model", "has shape"),
+        ({"bits": 4, "group_size": 32, "mode": "mxfp4"}, "unsupported_model", "`mxfp4`"),
+        ({"quant_method": "gptq", "bits": 4, "group_size": 32}, "unsupported_model", "`gptq`"),
+        ({"bits": 4, "group_size": 32, "embed_tokens": {"bits": 3}}, "bad_model", "`embed_tokens.weight`"),
+    ],
+)
+def test_odd_quantizations_are_refused(quantized: Path, quantization: object, code: str, named: str) -> None:
+    change_config(quantized, quantization=quantization)
+    assert named in refusal(quantized, code)
+
+
+@pytest.mark.parametrize("part", ["weight", "biases"])
+def test_a_quantized_matrix_needs_all_of_its_parts(quantized: Path, part: str) -> None:
+    file = quantized / "model.safetensors"
+    tensors: Any = mx.load(str(file))
+    del tensors[f"layers.1.mlp.up_proj.{part}"]
+    mx.save_safetensors(str(file), tensors)
+    assert f"no tensor `layers.1.mlp.up_proj.{part}`" in refusal(quantized)
+
+
+@pytest.mark.parametrize(
+    ("part", "dtype"), [("weight", mx.int32), ("weight", mx.float32), ("scales", mx.uint32)]
+)
+def test_a_quantized_matrix_of_other_types_is_refused(quantized: Path, part: str, dtype: mx.Dtype) -> None:
+    file = quantized / "model.safetensors"
+    tensors: Any = mx.load(str(file))
+    name = f"layers.1.mlp.up_proj.{part}"
+    tensors[name] = tensors[name].astype(dtype)
+    mx.save_safetensors(str(file), tensors)
+    assert f"tensor `{name}` holds" in refusal(quantized)
+
+
+def test_a_missing_file_of_several_is_named(tmp_path: Path) -> None:
+    Checkpoint({}, shards=3).write(tmp_path)
+    (tmp_path / "model-00002-of-00003.safetensors").unlink()
+    assert f"`model-00002-of-00003.safetensors` is missing, which `{INDEX}` names" in refusal(tmp_path)
+
+
+def test_a_cut_file_of_several_is_named(tmp_path: Path) -> None:
+    Checkpoint({}, shards=3).write(tmp_path)
+    file = tmp_path / "model-00002-of-00003.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    assert "`model-00002-of-00003.safetensors` is damaged" in refusal(tmp_path)
+
+
+def test_files_that_the_index_does_not_name_are_left_alone(tmp_path: Path) -> None:
+    Checkpoint({}, shards=2).write(tmp_path)
+    (tmp_path / "consolidated.safetensors").write_bytes(b"something else")
+    assert _mlx_engine.load(tmp_path, 128).info.dimension == 64
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        "",
+        "[]",
+        "{}",
+        "[" * 100_000,
+        '{"weight_map": []}',
+        '{"weight_map": {}}',
+        '{"weight_map": {"a": 1}}',
+        '{"weight_map": {"a": []}}',
+        '{"weight_map": {"a": "../model.safetensors"}}',
+        '{"weight_map": {"a": "/etc/model.safetensors"}}',
+        '{"weight_map": {"a": "pytorch_model.bin"}}',
+        '{"weight_map": {"a": "nothing.safetensors"}}',
+    ],
+)
+def test_an_index_that_is_none_is_refused(plain: Path, index: str) -> None:
+    (plain / INDEX).write_text(index)
+    assert f"`{INDEX}`" in refusal(plain)
+
+
+def test_numbers_that_are_not_finite_are_refused(plain: Path) -> None:
+    """The warm-up finds them: no worker becomes ready that cannot answer."""
+    from akidb_sidecar import _worker  # noqa: PLC0415 - it is needed here alone
+
+    file = plain / "model.safetensors"
+    tensors: Any = mx.load(str(file))
+    tensors["norm.weight"] = mx.full((64,), float("nan"))
+    mx.save_safetensors(str(file), tensors)
+    with pytest.raises(ModelError, match="warm-up"):
+        _worker._warm_up(_mlx_engine.load(plain, 128))
