@@ -39,19 +39,19 @@ ENGINES = {
     "plain, MLX": ("tiny-qwen3", "mlx"),
     "4 bits dequantized, kernels": ("tiny-qwen3-4bit", "kernels"),
     "4 bits dequantized, MLX": ("tiny-qwen3-4bit", "mlx"),
-    "4 bits kept, MLX": ("tiny-qwen3-4bit", "quantized"),
+    "4 bits kept, kernels": ("tiny-qwen3-4bit", "kernels, quantized"),
+    "4 bits kept, MLX": ("tiny-qwen3-4bit", "mlx, quantized"),
 }
 
 
 def load(path: Path, how: str, max_tokens: int = LONGEST) -> Engine:
     """Load a model so that it is computed in a certain way."""
-    if how == "mlx":
-        with pytest.MonkeyPatch.context() as patch:
+    what, _, kept = how.partition(", ")
+    with pytest.MonkeyPatch.context() as patch:
+        if what == "mlx":
             patch.setenv("AKIDB_REFERENCE_BLAS", "1")  # keeps the kernels out; the fast BLAS is there already
-            engine = _mlx_engine.load(path, max_tokens)
-    else:
-        engine = _mlx_engine.load(path, max_tokens, "quantized" if how == "quantized" else "float32")
-    assert isinstance(engine, KernelEngine if how == "kernels" else MlxEngine)
+        engine = _mlx_engine.load(path, max_tokens, "quantized" if kept else "float32")
+    assert isinstance(engine, KernelEngine if what == "kernels" else MlxEngine)
     return engine
 
 
@@ -178,7 +178,15 @@ STORAGES: dict[str, dict[str, Any]] = {
     "4 bits in groups of 64": {"bits": 4, "group_size": 64, "prefix": "model."},
     "4 bits in groups of 128": {"bits": 4, "group_size": 128, "dtype": mx.float16},
     "8 bits in groups of 64": {"bits": 8, "group_size": 64, "dtype": mx.bfloat16, "shards": 2},
+    "2 bits": {"bits": 2, "group_size": 32},
+    "3 bits": {"bits": 3, "group_size": 32},
+    "5 bits": {"bits": 5, "group_size": 32},
     "6 bits": {"bits": 6, "group_size": 32},
+    "4 bits, but one of three matrices plain": {
+        "bits": 4,
+        "group_size": 64,
+        "single": {"layers.0.self_attn.k_proj": None, "layers.1.self_attn.q_proj": (8, 32)},
+    },
     "8 bits but for a table of 4": {"bits": 8, "group_size": 32, "single": {"embed_tokens": (4, 64)}},
     "4 bits but for a plain table": {"bits": 4, "group_size": 64, "single": {"embed_tokens": None}},
 }
@@ -207,8 +215,8 @@ def test_other_geometries_have_the_vectors_of_a_plain_implementation(geometry: s
 @pytest.mark.parametrize("storage", STORAGES)
 def test_other_storages_have_the_vectors_of_a_plain_implementation(storage: str, tmp_path: Path) -> None:
     checkpoint = Checkpoint({"hidden_size": 128, "intermediate_size": 256}, **STORAGES[storage])
-    hows = ("kernels", "mlx", "quantized") if "bits" in STORAGES[storage] else ("kernels", "mlx")
-    check_against_reference(checkpoint, tmp_path, *hows)
+    kept = ("kernels, quantized", "mlx, quantized") if "bits" in STORAGES[storage] else ()
+    check_against_reference(checkpoint, tmp_path, "kernels", "mlx", *kept)
 
 
 def test_attention_in_blocks_is_attention(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ LIBRARY = _native.Library(
 )
 FLOAT_BYTES = 4
 ALIGNMENT_BYTES = 64
+BLOCK_BYTES = 64 * 1024 * 1024
 BITS_PER_PANEL_COLUMN = 16
 
 Address = int
@@ -45,10 +46,23 @@ class Norm(ctypes.Structure):
     _fields_ = (("weight", _POINTER), ("shift", _POINTER))
 
 
+class Matrix(ctypes.Structure):
+    """``struct akidb_matrix``."""
+
+    _fields_ = (
+        ("numbers", _POINTER),
+        ("codes", _POINTER),
+        ("scales", _POINTER),
+        ("shifts", _POINTER),
+        ("bits", _INTEGER),
+        ("group", _INTEGER),
+    )
+
+
 class Linear(ctypes.Structure):
     """``struct akidb_linear``."""
 
-    _fields_ = (("weight", _POINTER), ("bias", _POINTER))
+    _fields_ = (("weight", Matrix), ("bias", _POINTER))
 
 
 class BertLayer(ctypes.Structure):
@@ -90,7 +104,7 @@ class Qwen3Layer(ctypes.Structure):
         ("key_norm", _POINTER),
         ("attention_output", Linear),
         ("feed_forward_norm", _POINTER),
-        ("gate", _POINTER),
+        ("gate", Matrix),
         ("up", Linear),
         ("down", Linear),
     )
@@ -106,6 +120,7 @@ class Qwen3(ctypes.Structure):
         ("key_heads", _INTEGER),
         ("size", _INTEGER),
         ("inner", _INTEGER),
+        ("deepest", _INTEGER),
         ("epsilon", ctypes.c_float),
         ("cosines", _POINTER),
         ("sines", _POINTER),
@@ -117,22 +132,27 @@ class Qwen3(ctypes.Structure):
 class Arena:
     """Memory for weights, given out piece by piece and freed as a whole."""
 
-    def __init__(self, floats: int, pieces: int) -> None:
-        self._memory = mmap.mmap(
-            -1, floats * FLOAT_BYTES + pieces * ALIGNMENT_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-        )
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            self._memory.madvise(mmap.MADV_HUGEPAGE)
-        self._next = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
-        self._end = self._next + len(self._memory)
+    def __init__(self) -> None:
+        self._blocks: list[mmap.mmap] = []
+        self._next = self._end = 0
 
-    def take(self, floats: int) -> Address:
-        """Return where so many floats fit."""
+    def take(self, size_bytes: int) -> Address:
+        """Return where so many bytes fit, behind the piece before wherever there is room."""
+        whole_lines = -(-size_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+        if self._next + whole_lines > self._end:
+            self._add_block(max(whole_lines, BLOCK_BYTES))
         place = self._next
-        self._next += -(-floats * FLOAT_BYTES // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
-        if self._next > self._end:
-            raise MemoryError("the arena is too small: this is a bug")
+        self._next += whole_lines
         return place
+
+    def _add_block(self, size_bytes: int) -> None:
+        """Map memory; what is never written takes none."""
+        block = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            block.madvise(mmap.MADV_HUGEPAGE)
+        self._blocks.append(block)
+        self._next = ctypes.addressof(ctypes.c_char.from_buffer(block))
+        self._end = self._next + size_bytes
 
 
 def prepare() -> str:
@@ -165,6 +185,9 @@ class Kernels:
         self._pack = library.akidb_pack
         self._pack.argtypes = (_POINTER, _INTEGER, _INTEGER, ctypes.c_float, _POINTER)
         self._pack.restype = None
+        self._pack_codes = library.akidb_pack_codes
+        self._pack_codes.argtypes = (_POINTER, _INTEGER, _INTEGER, _INTEGER, _POINTER)
+        self._pack_codes.restype = None
 
     def steps_done(self) -> int:
         """Return how many items of work were done so far; it grows while a batch is computed."""
@@ -173,6 +196,10 @@ class Kernels:
     def pack(self, weight: Address, outputs: int, inputs: int, scale: float, panels: Address) -> None:
         """Store ``(outputs, inputs)`` times ``scale`` as a panel matrix."""
         self._pack(weight, outputs, inputs, scale, panels)
+
+    def pack_codes(self, weight: Address, outputs: int, inputs: int, bits: int, codes: Address) -> None:
+        """Store the integers of MLX's quantized ``(outputs, inputs)`` matrix as codes of a panel matrix."""
+        self._pack_codes(weight, outputs, inputs, bits, codes)
 
     def embed(
         self, model: Bert | Qwen3, threads: int, pooling: Pooling, lengths: bytes, inputs: Address

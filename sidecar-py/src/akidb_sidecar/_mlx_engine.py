@@ -65,19 +65,20 @@ def _choose(
     module = importlib.import_module(f"akidb_sidecar.models.{model_type}")
     parameters = module.read(config, weights)
     keep_quantized = cpu_weights == "quantized" and weights.is_quantized
-    if _is_on_gpu() or _blas.is_off() or keep_quantized:
+    if _is_on_gpu() or _blas.is_off():
         return _with_mlx(parameters, model_type, max_tokens, keep_quantized=keep_quantized)
     try:
         kernels = _kernels.load()
     except BuildError as error:
         warning = f"MLX computes the model, which takes two to four times as long as our kernels: {error}"
-        return _with_mlx(parameters, model_type, max_tokens, (warning,))
+        return _with_mlx(parameters, model_type, max_tokens, (warning,), keep_quantized=keep_quantized)
     blas = f"{kernels.name} (MLX: {BLAS.name})"
     if isinstance(parameters, qwen3.Parameters) and KernelQwen3.fits(kernels, parameters):
-        return KernelEngine(KernelQwen3(kernels, parameters, max_tokens), model_type, max_tokens, blas)
+        model = KernelQwen3(kernels, parameters, max_tokens, keep_quantized=keep_quantized)
+        return KernelEngine(model, model_type, max_tokens, blas)
     if isinstance(parameters, bert.Parameters) and KernelBert.fits(kernels, parameters):
         return KernelEngine(KernelBert(kernels, parameters), model_type, max_tokens, blas)
-    return _with_mlx(parameters, model_type, max_tokens)
+    return _with_mlx(parameters, model_type, max_tokens, keep_quantized=keep_quantized)
 
 
 def _with_mlx(

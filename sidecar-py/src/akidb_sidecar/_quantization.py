@@ -30,6 +30,10 @@ class Layout:
 
     def shape(self, inputs: int) -> tuple[int, int]:
         """Return words and groups of a row of so many weights."""
+        if inputs % self.group_size:
+            raise ModelError(
+                "bad_model", f"rows of {inputs} weights have no whole number of groups of {self.group_size}"
+            )
         return inputs * self.bits // BITS_PER_WORD, inputs // self.group_size
 
 
@@ -43,6 +47,16 @@ class QuantizedMatrix:
     """``(outputs, groups)``, as ``biases``."""
     biases: mx.array
     layout: Layout
+
+    @property
+    def outputs(self) -> int:
+        """Number of rows."""
+        return int(self.weight.shape[0])
+
+    @property
+    def inputs(self) -> int:
+        """Number of weights of a row."""
+        return int(self.scales.shape[1]) * self.layout.group_size
 
     def with_scales_of(self, dtype: mx.Dtype) -> QuantizedMatrix:
         """Return the same matrix, whose products are computed in this type."""

@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from akidb_sidecar._kernels import Kernels
     from akidb_sidecar.models.bert import LayerNorm, LayerParameters, Linear, Parameters
 
-PIECES_PER_LAYER = 12
-PIECES_BESIDES = 3
-
 
 class KernelBert:
     """The encoder with its pooling. Its weights lie in one piece of memory, in the order of reading."""
@@ -37,15 +34,9 @@ class KernelBert:
     def __init__(self, kernels: Kernels, parameters: Parameters) -> None:
         """Take the parameters' layers one by one, so that no weight is held twice."""
         layers = parameters.layers
-        dimension, inner = parameters.dimension, parameters.inner
-        self.dimension = dimension
+        dimension = self.dimension = parameters.dimension
         self.vocabulary, self.longest_text = parameters.words.shape[0], parameters.positions.shape[0]
-        floats_per_layer = 4 * dimension * dimension + 2 * dimension * inner + 9 * dimension + inner
-        self._panels = Panels(
-            kernels,
-            len(layers) * floats_per_layer + (self.longest_text + 2) * dimension,
-            len(layers) * PIECES_PER_LAYER + PIECES_BESIDES,
-        )
+        self._panels = Panels(kernels)
         self._kernels = kernels
         self._scale = math.log2(math.e) / math.sqrt(dimension // parameters.heads)
         self._words = contiguous(parameters.words)  # stays where it is
@@ -54,7 +45,7 @@ class KernelBert:
             layer_count=len(layers),
             width=dimension,
             heads=parameters.heads,
-            inner=inner,
+            inner=parameters.inner,
             epsilon=parameters.norm.epsilon,
             words=address(self._words),
             positions=self._panels.row(parameters.positions),

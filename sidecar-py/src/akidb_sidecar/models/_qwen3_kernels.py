@@ -1,7 +1,8 @@
 """Qwen3's forward pass on a CPU, in C: one call for a batch, see ``native/qwen3.c``.
 
-The same network as :class:`akidb_sidecar.models.qwen3.Qwen3`. Weights are float32, whatever they are in the
-file; only the table of words stays as it is stored, because a batch needs few of its rows.
+The same network as :class:`akidb_sidecar.models.qwen3.Qwen3`. It computes in float32. The table of words
+stays as it is stored, because a batch needs few of its rows. Quantized matrices are dequantized at load, or,
+to save memory, panel by panel when they are needed.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import mlx.core as mx
 
 from akidb_sidecar import _kernels
 from akidb_sidecar._buffers import address, to_mlx
+from akidb_sidecar._quantization import QuantizedMatrix
 from akidb_sidecar.models._panels import Panels, contiguous
 from akidb_sidecar.models._rotary import Rotary
 from akidb_sidecar.models.qwen3 import look_up, plain
@@ -22,32 +24,25 @@ if TYPE_CHECKING:
     from akidb_sidecar._kernels import Kernels
     from akidb_sidecar.models.qwen3 import LayerParameters, Linear, Parameters
 
-PIECES_PER_LAYER = 13
-PIECES_BESIDES = 3
-
 
 class KernelQwen3:
     """The decoder with its pooling. Its weights lie in one piece of memory, in the order of reading."""
 
-    def __init__(self, kernels: Kernels, parameters: Parameters, max_tokens: int) -> None:
+    def __init__(
+        self, kernels: Kernels, parameters: Parameters, max_tokens: int, *, keep_quantized: bool
+    ) -> None:
         """Take the parameters' layers one by one, so that no weight is held twice.
 
         No text has more than ``max_tokens``.
         """
+        self._keep_quantized = keep_quantized
         layers = parameters.layers
         self.dimension, self.vocabulary = parameters.dimension, parameters.vocabulary
         self.longest_text = min(parameters.longest_text, max_tokens)
         self._kernels = kernels
         self._words = parameters.words
-        rotary = Rotary(parameters.head_size, parameters.theta)
-        self._panels = Panels(
-            kernels,
-            len(layers) * floats_per_layer(parameters)
-            + self.longest_text * parameters.head_size
-            + self.dimension,
-            len(layers) * PIECES_PER_LAYER + PIECES_BESIDES,
-        )
-        cosines, sines = rotary.table(self.longest_text)
+        self._panels = Panels(kernels)
+        cosines, sines = Rotary(parameters.head_size, parameters.theta).table(self.longest_text)
         self._layers = (_kernels.Qwen3Layer * len(layers))()
         self._qwen3 = _kernels.Qwen3(
             layer_count=len(layers),
@@ -66,6 +61,7 @@ class KernelQwen3:
         layers.reverse()
         for index in range(len(layers)):
             self._layers[index] = self._layer(layers.pop())
+        self._qwen3.deepest = self._panels.deepest
 
     @staticmethod
     def fits(kernels: Kernels, parameters: Parameters) -> bool:
@@ -91,23 +87,21 @@ class KernelQwen3:
             key_norm=row(layer.key_norm),
             attention_output=self._linear(layer.attention_output),
             feed_forward_norm=row(layer.feed_forward_norm),
-            gate=self._panels.matrix((plain(layer.gate.weight), 1.0)),
+            gate=self._matrix(layer.gate),
             up=self._linear(layer.up),
             down=self._linear(layer.down),
         )
 
     def _linear(self, *parts: Linear) -> _kernels.Linear:
-        weight = self._panels.matrix(*((plain(linear.weight), 1.0) for linear in parts))
         biases = [linear.bias for linear in parts if linear.bias is not None]
         return _kernels.Linear(
-            weight=weight, bias=self._panels.row(mx.concatenate(biases)) if biases else None
+            weight=self._matrix(*parts), bias=self._panels.row(mx.concatenate(biases)) if biases else None
         )
 
-
-def floats_per_layer(parameters: Parameters) -> int:
-    """Return how many numbers a layer has, biases included where there could be some."""
-    query = parameters.heads * parameters.head_size
-    key = parameters.key_heads * parameters.head_size
-    width, inner = parameters.dimension, parameters.inner
-    matrices = (2 * query + 2 * key + 3 * inner) * width
-    return matrices + query + 2 * key + 3 * width + 2 * parameters.head_size
+    def _matrix(self, *parts: Linear) -> _kernels.Matrix:
+        """Lay the outputs of the parts side by side; as they are stored if that is wanted and one layout."""
+        quantized = [part.weight for part in parts if isinstance(part.weight, QuantizedMatrix)]
+        one_layout = len({matrix.layout for matrix in quantized}) == 1 and len(quantized) == len(parts)
+        if self._keep_quantized and one_layout:
+            return self._panels.quantized_matrix(*quantized)
+        return self._panels.matrix(*((plain(part.weight), 1.0) for part in parts))

@@ -33,40 +33,66 @@ enum {
         for (long lane = 0; lane < PANEL; lane += LANES)   \
             store((c) + row * (stride) + lane, function(load((c) + row * (stride) + lane)))
 
-/* One panel's columns of rows first .. end - 1. */
-static void product_panel(const struct product *p, long panel, long first, long end) {
-    const float *b = p->b + panel * PANEL * p->depth, *bias = p->bias ? p->bias + panel * PANEL : NULL;
-    enum combination combination = p->gate ? MULTIPLY : p->combination;
+/* A panel as numbers: where it lies, or made of codes in the scratch. */
+static const float *panel_of(const struct akidb_matrix *matrix, int64_t depth, int64_t panel, float *restrict scratch) {
+    if (matrix->numbers) return matrix->numbers + panel * PANEL * depth;
+    int64_t groups = depth / matrix->group;
+    const uint8_t *codes = matrix->codes + panel * PANEL * depth * matrix->bits / 8;
+    for (int64_t group = 0; group < groups; group++)
+        for (int64_t lane = 0; lane < PANEL; lane += LANES) {
+            vector scale = load(matrix->scales + (panel * groups + group) * PANEL + lane);
+            vector shift = load(matrix->shifts + (panel * groups + group) * PANEL + lane);
+            float *to = scratch + group * matrix->group * PANEL + lane;
+            const uint8_t *from = codes + group * matrix->group * matrix->bits / 8 * PANEL + lane;
+            if (matrix->bits == 4)
+                for (int64_t row = 0; row < matrix->group; row += 2, to += 2 * PANEL, from += PANEL) {
+                    bits pair = load_bytes(from);
+                    store(to, numbers_of(pair & 15) * scale + shift);
+                    store(to + PANEL, numbers_of(pair >> 4) * scale + shift);
+                }
+            else
+                for (int64_t row = 0; row < matrix->group; row++, to += PANEL, from += PANEL)
+                    store(to, numbers_of(load_bytes(from)) * scale + shift);
+        }
+    return scratch;
+}
+
+/* One panel's columns of rows first .. end - 1, combined with what is there. */
+static void product_panel(const struct product *p, const float *b, const float *bias, float *c, long first, long end,
+                          enum combination combination) {
     for (long index = 0, tiles = tile_count(end - first); index < tiles; index++) {
         long start = first + part(end - first, index, tiles), rows = first + part(end - first, index + 1, tiles) - start;
-        const float *a = p->a + start * p->a_stride;
-        float *c = p->c + start * p->c_stride + panel * PANEL;
-        if (p->gate) {
-            any_tile(rows, p->depth, a, p->a_stride, p->gate + panel * PANEL * p->depth, PANEL, NULL, c, p->c_stride, SET);
-            FOR_PANEL(silu, rows, c, p->c_stride);
-        }
-        any_tile(rows, p->depth, a, p->a_stride, b, PANEL, bias, c, p->c_stride, combination);
-        if (p->activation == GELU) FOR_PANEL(gelu, rows, c, p->c_stride);
+        any_tile(rows, p->depth, p->a + start * p->a_stride, p->a_stride, b, PANEL, bias, c + start * p->c_stride,
+                 p->c_stride, combination);
     }
 }
 
 struct product_job {
+    const struct chunk *chunk;
     struct product product;
     int64_t rows, row_parts;
 };
 
 static void product_item(void *context, long item, int thread) {
-    (void)thread;
     const struct product_job *job = context;
-    int64_t row_part = item % job->row_parts;
-    product_panel(&job->product, item / job->row_parts, part(job->rows, row_part, job->row_parts),
-                  part(job->rows, row_part + 1, job->row_parts));
+    const struct product *p = &job->product;
+    int64_t panel = item / job->row_parts, row_part = item % job->row_parts;
+    int64_t first = part(job->rows, row_part, job->row_parts), end = part(job->rows, row_part + 1, job->row_parts);
+    float *scratch = job->chunk->panels + thread * job->chunk->network->deepest * PANEL;
+    float *c = p->c + panel * PANEL, *rows = c + first * p->c_stride;
+    if (p->gate) {
+        product_panel(p, panel_of(p->gate, p->depth, panel, scratch), NULL, c, first, end, SET);
+        FOR_PANEL(silu, end - first, rows, p->c_stride);
+    }
+    product_panel(p, panel_of(p->b, p->depth, panel, scratch), p->bias ? p->bias + panel * PANEL : NULL, c, first, end,
+                  p->gate ? MULTIPLY : p->adds ? ADD : SET);
+    if (p->activation == GELU) FOR_PANEL(gelu, end - first, rows, p->c_stride);
 }
 
 void multiply(const struct chunk *c, struct product product, int64_t rows, int64_t columns) {
     int64_t panels = columns / PANEL, wanted = c->threads < 2 ? 1 : c->threads * ITEMS_PER_THREAD;
     int64_t row_parts = least((wanted + panels - 1) / panels, tile_count(rows));
-    struct product_job job = {product, rows, row_parts};
+    struct product_job job = {c, product, rows, row_parts};
     share(c->threads, product_item, &job, panels * row_parts);
 }
 
@@ -155,7 +181,7 @@ static void encode_chunk(void *context, long item, int thread) {
     struct chunk c = b->whole;
     c.lengths += first, c.starts += first, c.vectors += first * c.network->width;
     c.texts = b->ends[item] - first, c.rows = c.starts[c.texts] - c.starts[0];
-    c.memory += thread * b->floats_per_thread;
+    c.memory += thread * b->floats_per_thread, c.panels += thread * b->floats_per_thread;
     c.longest = 0;
     for (int64_t text = 0; text < c.texts; text++) c.longest = c.lengths[text] > c.longest ? c.lengths[text] : c.longest;
     if (!c.texts) return;
@@ -195,9 +221,11 @@ static int embed(struct batch *b, int threads) {
     c->starts = starts;
     b->ends = starts + c->texts + 1;
     int64_t rows = plan(b, threads), executors = c->threads == 1 ? threads : 1;
-    b->floats_per_thread = round_up(c->network->floats(c->network->model, rows, longest, c->threads), ALIGNMENT);
+    int64_t floats = round_up(c->network->floats(c->network->model, rows, longest, c->threads), ALIGNMENT);
+    b->floats_per_thread = floats + c->threads * c->network->deepest * PANEL;
     c->memory = reserve(&activations, (size_t)(executors * b->floats_per_thread) * sizeof(float));
     if (!c->memory) return AKIDB_NO_MEMORY;
+    c->panels = c->memory + floats;
     atomic_int is_unusable = 0;
     c->is_unusable = &is_unusable;
     if (executors > 1) share(executors, encode_chunk, b, b->chunks);
@@ -224,4 +252,21 @@ void akidb_pack(const float *weight, int64_t outputs, int64_t inputs, float scal
     for (int64_t panel = 0; panel < outputs; panel += PANEL)
         for (int64_t k = 0; k < inputs; k++)
             for (int64_t lane = 0; lane < PANEL; lane++) *panels++ = weight[(panel + lane) * inputs + k] * scale;
+}
+
+static unsigned code_of(const uint8_t *row, int64_t index, int64_t bits) {
+    int64_t start = index * bits, byte = start / 8;
+    unsigned here = row[byte] | (start % 8 + bits > 8 ? row[byte + 1] << 8 : 0);
+    return here >> start % 8 & ((1u << bits) - 1);
+}
+
+void akidb_pack_codes(const uint32_t *weight, int64_t outputs, int64_t inputs, int64_t bits, uint8_t *codes) {
+    const uint8_t *bytes = (const uint8_t *)weight; /* the streams are little-endian */
+    int64_t row_bytes = inputs * bits / 8, step = bits == 4 ? 2 : 1;
+    for (int64_t panel = 0; panel < outputs; panel += PANEL)
+        for (int64_t k = 0; k < inputs; k += step)
+            for (int64_t lane = 0; lane < PANEL; lane++) {
+                const uint8_t *row = bytes + (panel + lane) * row_bytes;
+                *codes++ = (uint8_t)(step == 2 ? row[k / 2] : code_of(row, k, bits));
+            }
 }

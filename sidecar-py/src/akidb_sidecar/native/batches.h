@@ -9,6 +9,18 @@
 #include "kernels.h"
 #include "products.h"
 
+/* c = activation(a times b + bias), or that added to c; with a gate, c = silu(a times gate) (a times b + bias). */
+struct product {
+    const float *a; /* row-major */
+    long a_stride, depth;
+    const struct akidb_matrix *b, *gate; /* the gate may be NULL */
+    const float *bias;                   /* may be NULL */
+    float *c;
+    long c_stride;
+    int adds;
+    enum activation { LINEAR, GELU } activation;
+};
+
 /* Chosen by the size of caches. Half and double of INNER_ROWS could not be told from noise. */
 enum {
     INNER_ROWS = 96,      /* rows between the two products of the feed-forward: they stay in the second-level cache */
@@ -23,6 +35,7 @@ struct chunk;
 struct network {
     const void *model;
     int64_t width;
+    int64_t deepest; /* rows of the tallest matrix that is stored as codes; 0 without any */
     /* Memory that `encode` needs for so many rows, in texts of at most `longest` tokens. */
     int64_t (*floats)(const void *model, int64_t rows, int64_t longest, int threads);
     /* Returns [rows][width] in the chunk's memory: what is to be pooled. */
@@ -39,6 +52,7 @@ struct chunk {
     const int64_t *starts; /* first row of each text, counted over the batch */
     int64_t texts, rows, longest;
     float *memory, *vectors;
+    float *panels; /* scratch: for each thread a panel of `deepest` rows */
     atomic_int *is_unusable;
 };
 

@@ -116,12 +116,12 @@ static void feed_forward(const struct encoder *e, const struct akidb_bert_layer 
     for (int64_t first = 0; first < e->chunk->rows; first += INNER_ROWS) {
         int64_t end = least(first + INNER_ROWS, e->chunk->rows);
         float *x = e->x + first * width;
-        multiply(e->chunk, (struct product){.a = x, .a_stride = width, .depth = width, .b = layer->up.weight,
+        multiply(e->chunk, (struct product){.a = x, .a_stride = width, .depth = width, .b = &layer->up.weight,
                                             .bias = layer->up.bias, .c = e->inner, .c_stride = stride,
                                             .activation = GELU},
                  end - first, inner);
-        multiply(e->chunk, (struct product){.a = e->inner, .a_stride = stride, .depth = inner, .b = layer->down.weight,
-                                            .bias = layer->down.bias, .c = x, .c_stride = width, .combination = ADD},
+        multiply(e->chunk, (struct product){.a = e->inner, .a_stride = stride, .depth = inner, .b = &layer->down.weight,
+                                            .bias = layer->down.bias, .c = x, .c_stride = width, .adds = 1},
                  end - first, width);
         norm_rows(e, layer->output_norm, first, end);
     }
@@ -154,14 +154,14 @@ static const float *encode(struct chunk *c) {
     share(c->threads, look_up_item, &e, c->texts);
     for (int64_t index = 0; index < e.bert->layer_count; index++) {
         const struct akidb_bert_layer *layer = &e.bert->layers[index];
-        multiply(c, (struct product){.a = e.x, .a_stride = width, .depth = width, .b = layer->query_key_value.weight,
+        multiply(c, (struct product){.a = e.x, .a_stride = width, .depth = width, .b = &layer->query_key_value.weight,
                                      .bias = layer->query_key_value.bias, .c = e.query_key_value,
                                      .c_stride = 3 * width},
                  c->rows, 3 * width);
         share(c->threads, attend_item, &e, c->texts * e.bert->heads);
         multiply(c, (struct product){.a = e.mixed, .a_stride = width, .depth = width,
-                                     .b = layer->attention_output.weight, .bias = layer->attention_output.bias,
-                                     .c = e.x, .c_stride = width, .combination = ADD},
+                                     .b = &layer->attention_output.weight, .bias = layer->attention_output.bias,
+                                     .c = e.x, .c_stride = width, .adds = 1},
                  c->rows, width);
         norm_rows(&e, layer->attention_norm, 0, c->rows);
         feed_forward(&e, layer);

@@ -12,21 +12,7 @@
 
 #include "vectors.h"
 
-enum activation { LINEAR, GELU };
 enum combination { SET, ADD, MULTIPLY };
-
-/* c = activation(a times b + bias), or that added to c; with a gate, c = silu(a times gate) (a times b + bias). */
-struct product {
-    const float *a; /* row-major */
-    long a_stride, depth;
-    const float *b; /* panel matrix */
-    const float *bias; /* may be NULL */
-    const float *gate; /* panel matrix, or NULL */
-    float *c;
-    long c_stride;
-    enum combination combination;
-    enum activation activation;
-};
 
 /* One panel's columns of some rows. `rows` is a constant where this is used, so the sums stay in registers. */
 ALWAYS_INLINE void tile(const int rows, long depth, const float *restrict a, long a_stride, const float *restrict b,

@@ -152,7 +152,7 @@ static void attend(const struct decoder *d) {
         int64_t rows = least(INNER_ROWS, c->rows - first);
         norm_rows(d, layer->attention_norm, d->x + first * width, d->normed, d->normed_stride, rows);
         multiply(c, (struct product){.a = d->normed, .a_stride = d->normed_stride, .depth = width,
-                                     .b = layer->query_key_value.weight, .bias = layer->query_key_value.bias,
+                                     .b = &layer->query_key_value.weight, .bias = layer->query_key_value.bias,
                                      .c = d->query_key_value + first * d->query_key_value_stride,
                                      .c_stride = d->query_key_value_stride},
                  rows, (qwen3->heads + 2 * qwen3->key_heads) * qwen3->size);
@@ -160,8 +160,8 @@ static void attend(const struct decoder *d) {
     share(c->threads, turn_item, (void *)d, c->texts * ((c->longest + NORM_ROWS - 1) / NORM_ROWS));
     share(c->threads, attend_item, (void *)d, c->texts * qwen3->heads * ((c->longest + QUERY_ROWS - 1) / QUERY_ROWS));
     multiply(c, (struct product){.a = d->mixed, .a_stride = d->mixed_stride, .depth = qwen3->heads * qwen3->size,
-                                 .b = layer->attention_output.weight, .bias = layer->attention_output.bias, .c = d->x,
-                                 .c_stride = width, .combination = ADD},
+                                 .b = &layer->attention_output.weight, .bias = layer->attention_output.bias, .c = d->x,
+                                 .c_stride = width, .adds = 1},
              c->rows, width);
 }
 
@@ -174,12 +174,12 @@ static void feed_forward(const struct decoder *d) {
         float *x = d->x + first * width;
         norm_rows(d, layer->feed_forward_norm, x, d->normed, d->normed_stride, rows);
         multiply(d->chunk, (struct product){.a = d->normed, .a_stride = d->normed_stride, .depth = width,
-                                            .b = layer->up.weight, .bias = layer->up.bias, .gate = layer->gate,
+                                            .b = &layer->up.weight, .bias = layer->up.bias, .gate = &layer->gate,
                                             .c = d->inner, .c_stride = d->inner_stride},
                  rows, inner);
         multiply(d->chunk, (struct product){.a = d->inner, .a_stride = d->inner_stride, .depth = inner,
-                                            .b = layer->down.weight, .bias = layer->down.bias, .c = x,
-                                            .c_stride = width, .combination = ADD},
+                                            .b = &layer->down.weight, .bias = layer->down.bias, .c = x,
+                                            .c_stride = width, .adds = 1},
                  rows, width);
     }
 }
@@ -238,6 +238,7 @@ static const float *encode(struct chunk *c) {
 
 int akidb_embed_qwen3(const struct akidb_qwen3 *qwen3, int threads, int pooling, const uint32_t *lengths,
                       int64_t texts, const float *words, float *vectors) {
-    struct network network = {.model = qwen3, .width = qwen3->width, .floats = floats, .encode = encode};
+    struct network network = {.model = qwen3, .width = qwen3->width, .deepest = qwen3->deepest,
+                              .floats = floats, .encode = encode};
     return embed_batch(&network, threads, pooling, lengths, texts, words, vectors);
 }

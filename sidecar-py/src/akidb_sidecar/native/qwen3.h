@@ -11,12 +11,13 @@ struct akidb_qwen3_layer {
     const float *query_norm, *key_norm;  /* [size]; that of the queries is scaled by log2(e) / sqrt(size) */
     struct akidb_linear attention_output;
     const float *feed_forward_norm;
-    const float *gate; /* panel matrix */
+    struct akidb_matrix gate;
     struct akidb_linear up, down;
 };
 
 struct akidb_qwen3 {
     int64_t layer_count, width, heads, key_heads, size, inner; /* width, size, inner: multiples of akidb_panel() */
+    int64_t deepest; /* the largest depth of a matrix that is stored as codes; 0 without any */
     float epsilon;
     const float *cosines, *sines; /* [places][size / 2] */
     const float *norm;

@@ -35,6 +35,10 @@ ALWAYS_INLINE vector choose(bits which, vector yes, vector no) {
 ALWAYS_INLINE vector larger(vector a, vector b) { return choose(a > b, a, b); }
 ALWAYS_INLINE vector smaller(vector a, vector b) { return choose(a < b, a, b); }
 
+typedef uint8_t bytes __attribute__((vector_size(LANES), aligned(1), may_alias));
+ALWAYS_INLINE bits load_bytes(const uint8_t *from) { return __builtin_convertvector(*(const bytes *)from, bits); }
+ALWAYS_INLINE vector numbers_of(bits integers) { return __builtin_convertvector(integers, vector); }
+
 ALWAYS_INLINE float sum_of(vector values) {
     float sum = 0;
     for (int lane = 0; lane < LANES; lane++) sum += values[lane];
