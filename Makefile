@@ -7,6 +7,7 @@ ARGS ?=
 BENCH_ARGS ?=
 CHAOS_ARGS ?=
 OVERLOAD_ARGS ?=
+QWEN3_ARGS ?=
 
 VENV := sidecar-py/.venv
 UV := .tools/bin/uv
@@ -14,7 +15,7 @@ UV_SYNC := cd sidecar-py && UV_PYTHON_DOWNLOADS=never UV_SYSTEM_CERTS=true ../$(
 IN_VENV := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev build run test lint lint-rust lint-python audit test-rust test-python guard fuzz doctor bench chaos overload golden clean
+.PHONY: help setup setup-dev build run test lint lint-rust lint-python audit test-rust test-python guard fuzz doctor bench chaos overload qwen3 golden clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -90,6 +91,9 @@ chaos: setup build ## Kill, stop and hang workers under load for CHAOS_SECONDS (
 overload: setup build ## Offer more than can be computed; writes docs/overload.md; options in OVERLOAD_ARGS="..."
 	@$(CARGO) build --release --locked --example load
 	@PYTHONPATH=scripts $(VENV)/bin/python -m stress.overload $(OVERLOAD_ARGS)
+
+qwen3: setup build ## Measure Qwen3-Embedding-0.6B's true size with random weights; writes docs/memory.svg; QWEN3_ARGS="..."
+	@PYTHONPATH=scripts $(VENV)/bin/python -m qwen3.measure $(QWEN3_ARGS)
 
 golden: ## Write the protocol's golden frames anew, after a deliberate change
 	AKIDB_WRITE_GOLDEN=1 $(CARGO) test -p akidb-protocol --test golden

@@ -1,7 +1,7 @@
 """A checkpoint of Qwen3-Embedding-0.6B's true geometry with random weights, to measure speed and memory.
 
-``python -m qwen3.checkpoint [FOLDER] [--bits 4]`` writes MLX's layout: 335 MB with 4 bits. The tokenizer is that of
-the tests' tiny checkpoint, of Qwen's form with 2,048 tokens. Vectors of random weights mean nothing.
+``python -m qwen3.checkpoint [FOLDER] [--bits 4]`` writes MLX's layout: 335 MB with 4 bits. The tokenizer is
+that of the tests' tiny checkpoint, of Qwen's form with 2,048 tokens. Vectors of random weights mean nothing.
 """
 
 from __future__ import annotations

@@ -189,16 +189,22 @@ static void encode_chunk(void *context, long item, int thread) {
     share(c.threads, pool_item, &job, c.texts);
 }
 
-/* Memory that grows to the largest batch's need, which the length of a text bounds, and is kept. */
+/* Memory that grows to the largest batch's need and is kept, unless that was a very long text's. */
 struct scratch {
     void *memory;
     size_t bytes;
 };
 
+static const size_t most_kept_bytes = 64 << 20;
+
+static void release(struct scratch *scratch) {
+    free(scratch->memory);
+    *scratch = (struct scratch){NULL, 0};
+}
+
 static void *reserve(struct scratch *scratch, size_t bytes) {
     if (bytes > scratch->bytes) {
-        free(scratch->memory);
-        scratch->bytes = 0;
+        release(scratch);
         if (posix_memalign(&scratch->memory, 64, bytes)) scratch->memory = NULL;
         else scratch->bytes = bytes;
     }
@@ -231,6 +237,7 @@ static int embed(struct batch *b, int threads) {
     if (executors > 1) share(executors, encode_chunk, b, b->chunks);
     else
         for (int64_t chunk = 0; chunk < b->chunks; chunk++) encode_chunk(b, chunk, 0);
+    if (activations.bytes > most_kept_bytes) release(&activations);
     return atomic_load(&is_unusable) ? AKIDB_UNUSABLE : AKIDB_DONE;
 }
 
