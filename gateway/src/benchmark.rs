@@ -28,7 +28,7 @@ pub fn write_answer(vectors: Vec<Vec<f32>>) -> Vec<u8> {
     let dimension = vectors.first().map_or(0, Vec::len);
     let info = ModelInfo { model: "all-minilm-l6-v2".to_owned(), dimension, max_tokens: 256 };
     let embeddings =
-        Embeddings { vectors, total_tokens: 1, truncated: 0, duration: Duration::from_millis(5) };
+        Embeddings { vectors, dimension, total_tokens: 1, truncated: 0, duration: Duration::from_millis(5) };
     native::write(&embeddings, &info)
 }
 

@@ -48,6 +48,51 @@ pub enum EmbedError {
         /// Most tokens the model takes.
         limit: usize,
     },
+    /// The request names a prompt that the model does not have.
+    #[error(
+        "the model has no prompt `{requested}`: {}",
+        if known.is_empty() { "it has none at all".to_owned() } else { format!("it has {known}") }
+    )]
+    UnknownPrompt {
+        /// The name in the request.
+        requested: String,
+        /// The names of the model's prompts, a comma between two.
+        known: String,
+    },
+    /// The model leaves its prompt out of the mean over its tokens, which the workers do not.
+    #[error(
+        "this model leaves the tokens of a prompt out of its mean, which is not supported here: name no prompt, or one without text"
+    )]
+    PromptNotSupported,
+    /// The request gives an instruction to a model that was not trained with any.
+    #[error("this model was not trained with instructions: leave `instruction` out")]
+    InstructionNotSupported,
+    /// The request's instruction has no words.
+    #[error("`instruction` is empty: say what the task is, or leave it out")]
+    EmptyInstruction,
+    /// The prompt leaves no room for a text.
+    #[error(
+        "the prompt has {}{tokens} tokens, the model takes {limit}: that leaves no room for a text",
+        if *.is_exact { "" } else { "more than " }
+    )]
+    PromptTooLong {
+        /// Tokens of the prompt, special tokens included.
+        tokens: usize,
+        /// Whether it has no more than that.
+        is_exact: bool,
+        /// Most tokens the model takes.
+        limit: usize,
+    },
+    /// The request wants vectors of a length that the model does not give.
+    #[error("`dimensions` is {requested}: this model gives {}", at_least(*least, *most))]
+    InvalidDimensions {
+        /// The length in the request.
+        requested: usize,
+        /// Shortest vector that is given.
+        least: usize,
+        /// The model's own length.
+        most: usize,
+    },
     /// The tokenizer refused a text.
     #[error("text {index} cannot be tokenized")]
     NotTokenizable {
@@ -100,6 +145,11 @@ pub enum EmbedError {
     /// A bug in the gateway.
     #[error("internal error: please report it with the request id")]
     Internal,
+}
+
+/// A range, for people.
+fn at_least(least: usize, most: usize) -> String {
+    if least == most { format!("{most} only") } else { format!("{least} to {most}") }
 }
 
 impl EmbedError {

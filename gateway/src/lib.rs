@@ -66,7 +66,7 @@ mod tokenizer;
 use std::sync::Arc;
 
 pub use akidb_protocol::Pooling;
-pub use manager::{EmbedRequest, EmbeddingManager, Embeddings, ModelInfo};
+pub use manager::{EmbedRequest, EmbeddingManager, Embeddings, ModelInfo, Prompt, TruncationDirection};
 
 use config::Config;
 use error::StartError;

@@ -1,12 +1,17 @@
 //! The library's front door: [`EmbeddingManager`] turns texts into vectors. HTTP is a thin layer over it.
 //!
 //! * `request`: what is asked for, and what is answered.
+//! * `offer`: what the model does where a request does not choose, and what it cannot do.
+//! * `vector`: from a worker's bytes to the vector asked for.
 //! * `workers`: what is told of the workers.
 
+mod offer;
 mod request;
+mod vector;
 mod workers;
 
-pub use request::{EmbedRequest, Embeddings};
+pub use crate::tokenizer::TruncationDirection;
+pub use request::{EmbedRequest, Embeddings, Prompt};
 pub use workers::WorkerInfo;
 
 use std::path::PathBuf;
@@ -32,6 +37,7 @@ use crate::sidecar::Sidecar;
 use crate::sidecar::process::Spawner;
 use crate::supervisor::{self, Supervisor};
 use crate::tokenizer::{Tokenizer, Tokens};
+use offer::{Offer, Plan};
 
 /// Signs of life that a worker gives within the time that it may be silent.
 const HEARTBEATS_PER_TIMEOUT: u32 = 3;
@@ -92,7 +98,7 @@ pub struct EmbeddingManager {
     request_timeout: Duration,
     max_texts: usize,
     info: ModelInfo,
-    default_pooling: Pooling,
+    offer: Offer,
     tokenizer: Tokenizer,
     scheduler: Scheduler,
     pool: Pool,
@@ -112,7 +118,7 @@ impl EmbeddingManager {
     pub async fn new(config: Config) -> Result<Self, StartError> {
         let sidecar = Sidecar::find(config.python.as_deref())?;
         let model = Model::resolve(&config.model, &sidecar, config.show_progress).await?;
-        let tokenizer = Tokenizer::load(&model.path, model.max_tokens, machine::cores())
+        let tokenizer = Tokenizer::load(&model.path, model.max_tokens, model.end_token, machine::cores())
             .map_err(|reason| StartError::Model { model: model.served_name.clone(), reason })?;
         let metrics = Arc::new(Metrics::new(&model.served_name));
         let cores = machine::cores();
@@ -140,12 +146,12 @@ impl EmbeddingManager {
         Ok(Self {
             request_timeout: config.request_timeout,
             max_texts: config.max_texts,
+            offer: Offer::of(&model),
             info: ModelInfo {
                 model: model.served_name,
                 dimension: model.dimension,
                 max_tokens: model.max_tokens,
             },
-            default_pooling: model.pooling,
             tokenizer,
             scheduler,
             pool,
@@ -157,7 +163,7 @@ impl EmbeddingManager {
         })
     }
 
-    /// Embeds texts with the model's own pooling, normalized: one vector per text.
+    /// Embeds texts as the model was trained to: one vector per text.
     ///
     /// # Errors
     ///
@@ -204,10 +210,10 @@ impl EmbeddingManager {
         arrived: Instant,
     ) -> Result<Embeddings, EmbedError> {
         self.check(&request)?;
+        let Plan { pooling, reading, form } = self.offer.plan(&request)?;
         self.metrics.batch_size.observe(request.texts.len() as f64);
         let timeout = request.timeout.map_or(self.request_timeout, |own| own.min(self.request_timeout));
         let deadline = arrived + timeout;
-        let pooling = request.pooling.unwrap_or(self.default_pooling);
         let started = Instant::now();
         if !self.is_ready() {
             let due = self.supervisor.time_until_ready();
@@ -217,7 +223,7 @@ impl EmbeddingManager {
         }
         // Every text has a token: what is too much even so needs no tokenizing.
         self.scheduler.check(request.texts.len(), 1, self.computing_time_until(deadline))?;
-        let tokens = self.tokenizer.tokenize(request.texts, deadline).await?;
+        let tokens = self.tokenizer.tokenize(request.texts, reading, deadline).await?;
         self.metrics.phase_took(Phase::Tokenize, started.elapsed().as_secs_f64());
         if !request.truncate {
             self.check_lengths(&tokens)?;
@@ -225,8 +231,9 @@ impl EmbeddingManager {
         let total_tokens = tokens.iter().map(|tokens| tokens.ids.len() as u64).sum();
         let truncated = tokens.iter().filter(|tokens| tokens.truncated).count();
         let raw_vectors = self.compute(tokens, pooling, deadline).await?;
-        let vectors = raw_vectors.iter().map(|raw| request::read_vector(raw, request.normalize)).collect();
-        Ok(Embeddings { vectors, total_tokens, truncated, duration: arrived.elapsed() })
+        let vectors = form.read_all(&raw_vectors)?;
+        let dimension = form.dimension;
+        Ok(Embeddings { vectors, dimension, total_tokens, truncated, duration: arrived.elapsed() })
     }
 
     fn check(&self, request: &EmbedRequest) -> Result<(), EmbedError> {

@@ -1,13 +1,24 @@
-//! Which model is served, and the facts its own files state: dimension, length limit, pooling, size.
+//! Which model is served, and the facts its own files state.
+//!
+//! * `files`: the files as they are written.
+//! * `limit`: the longest text.
+//! * `modules`: pooling and normalization.
+//! * `prompts`: the texts that stand before a text.
+
+mod files;
+mod limit;
+mod modules;
+mod prompts;
+
+pub(crate) use prompts::Prompts;
 
 use std::path::{Path, PathBuf};
 
-use akidb_protocol::Pooling;
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
-
 use crate::error::StartError;
 use crate::sidecar::Sidecar;
+use akidb_protocol::Pooling;
+use files::{ModelConfig, OneOrMany, SentenceConfig, TokenizerConfig};
+use modules::Head;
 
 /// Which model to serve.
 #[derive(Debug, Clone)]
@@ -37,39 +48,35 @@ pub(crate) struct Model {
     pub(crate) max_tokens: usize,
     /// Pooling the model was trained with.
     pub(crate) pooling: Pooling,
+    /// Whether the model's vectors have length 1.
+    pub(crate) normalize: bool,
+    /// Whether the tokens of a prompt are pooled like those of the text.
+    pub(crate) pools_prompt: bool,
+    /// What the model was trained to read before a text.
+    pub(crate) prompts: Prompts,
+    /// The token that every text must end with, where the model reads a text's vector off it.
+    pub(crate) end_token: Option<EndToken>,
     /// Size of the weights on disk, in bytes.
     pub(crate) weights_bytes: u64,
 }
 
-/// `config.json`, as far as the gateway needs it.
-#[derive(Deserialize)]
-struct ModelConfig {
-    model_type: String,
-    hidden_size: usize,
-    max_position_embeddings: Option<usize>,
+/// The token behind the last one of a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct EndToken {
+    /// What it is called in `tokenizer.json`.
+    pub(crate) name: &'static str,
+    /// Its id by `config.json`, for a tokenizer that does not know the name.
+    pub(crate) id: Option<u32>,
 }
 
-/// `sentence_bert_config.json`.
-#[derive(Deserialize)]
-struct SentenceConfig {
-    max_seq_length: Option<usize>,
-}
-
-/// `tokenizer_config.json`; a number beyond `usize` stands for "no limit" in some models.
-#[derive(Deserialize)]
-struct TokenizerConfig {
-    model_max_length: Option<f64>,
-}
-
-/// `1_Pooling/config.json`.
-#[derive(Deserialize)]
-struct PoolingConfig {
-    #[serde(default)]
-    pooling_mode_cls_token: bool,
-    #[serde(default)]
-    pooling_mode_mean_tokens: bool,
-    #[serde(default)]
-    pooling_mode_lasttoken: bool,
+impl EndToken {
+    /// Qwen3 with last-token pooling reads a text's vector off this token.
+    fn of(config: &ModelConfig, pooling: Pooling) -> Option<Self> {
+        let first = config.eos_token_id.as_ref().and_then(|ids| OneOrMany::as_slice(ids).first());
+        let id = first.and_then(|id| u32::try_from(*id).ok());
+        (config.model_type == "qwen3" && pooling == Pooling::Last)
+            .then_some(Self { name: "<|endoftext|>", id })
+    }
 }
 
 impl Model {
@@ -100,6 +107,8 @@ impl Model {
             dimension = model.dimension,
             max_tokens = model.max_tokens,
             pooling = model.pooling.name(),
+            normalized = model.normalize,
+            prompts = model.prompts.names(),
             "model resolved"
         );
         Ok(model)
@@ -107,11 +116,12 @@ impl Model {
 
     fn read(served_name: String, path: PathBuf) -> Result<Self, String> {
         let config: ModelConfig =
-            read_json(&path.join("config.json"))?.ok_or("`config.json` is missing from its directory")?;
-        let sentence: Option<SentenceConfig> = read_json(&path.join("sentence_bert_config.json"))?;
-        let tokenizer: Option<TokenizerConfig> = read_json(&path.join("tokenizer_config.json"))?;
-        let pooling: Option<PoolingConfig> = read_json(&path.join("1_Pooling/config.json"))?;
-        let max_tokens = max_tokens(&config, sentence.as_ref(), tokenizer.as_ref()).ok_or(
+            files::read(&path, "config.json")?.ok_or("`config.json` is missing from its directory")?;
+        let sentence: Option<SentenceConfig> = files::read(&path, "sentence_bert_config.json")?;
+        let tokenizer: Option<TokenizerConfig> = files::read(&path, "tokenizer_config.json")?;
+        let head = Head::read(&path, &config.model_type)?;
+        let prompts = files::read(&path, "config_sentence_transformers.json")?;
+        let max_tokens = limit::max_tokens(&config, sentence.as_ref(), tokenizer.as_ref()).ok_or(
             "its files state no usable length limit, neither `max_seq_length` nor `max_position_embeddings`",
         )?;
         if config.hidden_size == 0 {
@@ -121,7 +131,11 @@ impl Model {
             served_name,
             dimension: config.hidden_size,
             max_tokens,
-            pooling: default_pooling(&config.model_type, pooling.as_ref())?,
+            pooling: head.pooling,
+            normalize: head.normalize,
+            pools_prompt: head.pools_prompt,
+            prompts: Prompts::new(&config.model_type, prompts)?,
+            end_token: EndToken::of(&config, head.pooling),
             weights_bytes: weights_bytes(&path),
             path,
         })
@@ -134,52 +148,6 @@ fn default_name(model: &str) -> String {
     let canonical = if is_path { std::fs::canonicalize(model).ok() } else { None };
     let last = canonical.as_deref().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
     last.unwrap_or_else(|| model.to_owned())
-}
-
-/// `max_seq_length`, else `model_max_length`, but never more than the model has positions.
-fn max_tokens(
-    config: &ModelConfig,
-    sentence: Option<&SentenceConfig>,
-    tokenizer: Option<&TokenizerConfig>,
-) -> Option<usize> {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the range was checked")]
-    let model_max_length = tokenizer
-        .and_then(|tokenizer| tokenizer.model_max_length)
-        .filter(|length| (1.0..1e9).contains(length))
-        .map(|length| length as usize);
-    let stated = sentence.and_then(|sentence| sentence.max_seq_length).or(model_max_length);
-    let positions = config.max_position_embeddings;
-    let limit = match (stated, positions) {
-        (Some(stated), Some(positions)) => stated.min(positions),
-        (Some(only), None) | (None, Some(only)) => only,
-        (None, None) => return None,
-    };
-    (limit > 0).then_some(limit)
-}
-
-fn default_pooling(model_type: &str, config: Option<&PoolingConfig>) -> Result<Pooling, String> {
-    match config {
-        Some(PoolingConfig { pooling_mode_mean_tokens: true, .. }) => Ok(Pooling::Mean),
-        Some(PoolingConfig { pooling_mode_cls_token: true, .. }) => Ok(Pooling::Cls),
-        Some(PoolingConfig { pooling_mode_lasttoken: true, .. }) => Ok(Pooling::Last),
-        Some(_) => {
-            Err("`1_Pooling/config.json` asks for a pooling other than mean, cls or last token".to_owned())
-        }
-        None if model_type == "qwen3" => Ok(Pooling::Last),
-        None => Ok(Pooling::Mean),
-    }
-}
-
-/// Reads a JSON file; `None` when there is none.
-fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, String> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    match std::fs::read(path) {
-        Ok(bytes) => serde_json::from_slice(&bytes)
-            .map(Some)
-            .map_err(|error| format!("`{name}` is not valid: {error}")),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(format!("`{name}` cannot be read: {error}")),
-    }
 }
 
 fn weights_bytes(path: &Path) -> u64 {
@@ -207,22 +175,48 @@ fn command_that_works(arguments: impl Iterator<Item = String>) -> String {
 mod tests {
     use super::*;
 
-    fn limit(sentence: Option<usize>, tokenizer: Option<f64>, positions: Option<usize>) -> Option<usize> {
-        let config =
-            ModelConfig { model_type: "bert".to_owned(), hidden_size: 8, max_position_embeddings: positions };
-        let sentence = SentenceConfig { max_seq_length: sentence };
-        let tokenizer = TokenizerConfig { model_max_length: tokenizer };
-        max_tokens(&config, Some(&sentence), Some(&tokenizer))
+    fn read(files: &[(&str, &str)]) -> Result<Model, String> {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, content) in files {
+            std::fs::write(folder.path().join(name), content).unwrap();
+        }
+        Model::read("test".to_owned(), folder.path().to_owned())
     }
 
     #[test]
-    fn the_sentence_limit_comes_first_and_never_exceeds_the_positions() {
-        assert_eq!(limit(Some(256), Some(512.0), Some(512)), Some(256));
-        assert_eq!(limit(None, Some(128.0), Some(512)), Some(128));
-        assert_eq!(limit(None, Some(1e30), Some(512)), Some(512));
-        assert_eq!(limit(None, Some(131_072.0), Some(32_768)), Some(32_768));
-        assert_eq!(limit(Some(0), None, Some(512)), None);
-        assert_eq!(limit(None, None, None), None);
+    fn a_bare_qwen3_embedding_is_what_it_was_trained_as() {
+        let config = r#"{"model_type": "qwen3", "hidden_size": 1024, "max_position_embeddings": 32768, "eos_token_id": [7, 8]}"#;
+        let model =
+            read(&[("config.json", config), ("tokenizer_config.json", r#"{"model_max_length": 131072}"#)])
+                .unwrap();
+        assert_eq!((model.pooling, model.normalize, model.max_tokens), (Pooling::Last, true, 32_768));
+        assert_eq!(model.prompts.names(), "document, query");
+        assert_eq!(model.end_token, Some(EndToken { name: "<|endoftext|>", id: Some(7) }));
+    }
+
+    #[test]
+    fn only_a_qwen3_with_last_token_pooling_needs_an_end_token() {
+        for (model_type, eos, pooling, expected) in [
+            ("qwen3", "5", Pooling::Last, Some(Some(5))),
+            ("qwen3", "null", Pooling::Last, Some(None)),
+            ("qwen3", "[]", Pooling::Last, Some(None)),
+            ("qwen3", "-1", Pooling::Last, Some(None)),
+            ("qwen3", "5", Pooling::Mean, None),
+            ("bert", "5", Pooling::Last, None),
+        ] {
+            let json =
+                format!(r#"{{"model_type": "{model_type}", "hidden_size": 8, "eos_token_id": {eos}}}"#);
+            let config = serde_json::from_str(&json).unwrap();
+            assert_eq!(EndToken::of(&config, pooling).map(|token| token.id), expected, "{json}");
+        }
+    }
+
+    #[test]
+    fn a_length_in_the_sentence_file_may_be_null() {
+        let config = r#"{"model_type": "bert", "hidden_size": 8, "max_position_embeddings": 64}"#;
+        let sentence = r#"{"max_seq_length": null, "do_lower_case": false}"#;
+        let model = read(&[("config.json", config), ("sentence_bert_config.json", sentence)]).unwrap();
+        assert_eq!((model.max_tokens, model.prompts), (64, Prompts::default()));
     }
 
     #[test]
@@ -231,13 +225,5 @@ mod tests {
             ["bin/akidb-gateway", "--model", "gone", "--workers", "2", "--model=x", "--python", "a b"];
         let works = command_that_works(typed.iter().map(|word| (*word).to_owned()));
         assert_eq!(works, "bin/akidb-gateway --workers 2 --python 'a b' --model all-minilm-l6-v2");
-    }
-
-    #[test]
-    fn a_pooling_we_cannot_do_is_refused() {
-        let config = serde_json::from_str(r#"{"pooling_mode_max_tokens": true}"#).unwrap();
-        assert!(default_pooling("bert", Some(&config)).unwrap_err().contains("1_Pooling"));
-        assert_eq!(default_pooling("qwen3", None), Ok(Pooling::Last));
-        assert_eq!(default_pooling("bert", None), Ok(Pooling::Mean));
     }
 }

@@ -2,29 +2,51 @@
 //!
 //! Padding and truncation that the file may state are switched off: some files state wrong ones. The limit
 //! is the model's, and truncation keeps the special tokens at both ends.
+//!
+//! * `special`: the special tokens around a text.
+//! * `encoder`: one text to tokens, cut where it is too long.
+
+mod encoder;
+mod special;
 
 use std::path::Path;
 use std::sync::{Arc, Weak};
 
-use tokenizers::{PostProcessor, Tokenizer as HuggingFaceTokenizer, TruncationDirection};
+use serde::Deserialize;
+use tokenizers::Tokenizer as HuggingFaceTokenizer;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::error::EmbedError;
+use crate::model::EndToken;
+use encoder::Encoder;
+use special::SpecialTokens;
 
 /// Texts with more bytes than this in one request are tokenized off the async threads.
 const INLINE_BYTES: usize = 8 * 1024;
 /// A request of so many bytes is tokenized beside small ones, not before them.
 const LARGE_BYTES: usize = 256 * 1024;
-/// First guess of how many bytes the longest allowed text has, per token.
-const BYTES_PER_TOKEN: usize = 16;
-/// Of a text, no more bytes than this per allowed token are looked at, and at least [`FEWEST_LOOKED_AT_BYTES`]: a text
-/// without spaces has few tokens and takes a second per megabyte.
-const MOST_BYTES_PER_TOKEN: usize = 64;
-const FEWEST_LOOKED_AT_BYTES: usize = 64 * 1024;
-/// A cut text must give this many tokens beyond the limit, so that the cut cannot have changed the others:
-/// a word of BERT's is never longer than 100 characters.
-const SPARE_TOKENS: usize = 128;
+/// Where a text that is too long is cut.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TruncationDirection {
+    /// Its end is left out.
+    #[default]
+    #[serde(alias = "Right")]
+    Right,
+    /// Its beginning is left out, but nothing of the prompt before it.
+    #[serde(alias = "Left")]
+    Left,
+}
+
+/// How the texts of one request are read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Reading {
+    /// Stands before every text.
+    pub(crate) prompt: String,
+    /// Where a text that is too long is cut.
+    pub(crate) truncation: TruncationDirection,
+}
 
 /// The token ids of one text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,9 +69,7 @@ pub(crate) struct Tokenizer {
 
 #[derive(Debug)]
 struct Shared {
-    tokenizer: HuggingFaceTokenizer,
-    max_tokens: usize,
-    special_tokens: usize,
+    encoder: Encoder,
     /// One permit for each request that is tokenized off the async threads.
     threads: Arc<Semaphore>,
     /// One permit fewer, for requests of much text, so that they never hold all the others up.
@@ -58,24 +78,29 @@ struct Shared {
 
 impl Tokenizer {
     /// Loads `tokenizer.json` from a model's directory. The error is one line for a person.
-    pub(crate) fn load(model: &Path, max_tokens: usize, threads: usize) -> Result<Self, String> {
+    ///
+    /// Every text is made to end with the end token, if one is given.
+    pub(crate) fn load(
+        model: &Path,
+        max_tokens: usize,
+        end_token: Option<EndToken>,
+        threads: usize,
+    ) -> Result<Self, String> {
         let file = model.join("tokenizer.json");
         let mut tokenizer = HuggingFaceTokenizer::from_file(&file)
             .map_err(|error| format!("`tokenizer.json` cannot be used: {error}"))?;
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|error| error.to_string())?;
-        let special_tokens =
-            tokenizer.get_post_processor().map_or(0, |processor| processor.added_tokens(false));
-        if special_tokens >= max_tokens {
+        let special = SpecialTokens::find(&tokenizer, end_token)?;
+        if special.len() >= max_tokens {
             return Err(format!(
-                "the length limit of {max_tokens} tokens leaves no room beside {special_tokens} special tokens"
+                "the length limit of {max_tokens} tokens leaves no room beside {} special tokens",
+                special.len()
             ));
         }
         Ok(Self {
             shared: Arc::new(Shared {
-                tokenizer,
-                max_tokens,
-                special_tokens,
+                encoder: Encoder { tokenizer, special, max_tokens },
                 threads: Arc::new(Semaphore::new(threads.max(2))),
                 threads_for_large: Arc::new(Semaphore::new(threads.max(2) - 1)),
             }),
@@ -88,13 +113,14 @@ impl Tokenizer {
     pub(crate) async fn tokenize(
         &self,
         texts: Vec<String>,
+        reading: Reading,
         deadline: Instant,
     ) -> Result<Vec<Tokens>, EmbedError> {
         let caller = Arc::new(());
         let wanted = Wanted { caller: Arc::downgrade(&caller), deadline };
-        let bytes: usize = texts.iter().map(String::len).sum();
+        let bytes: usize = texts.iter().map(|text| reading.prompt.len() + text.len()).sum();
         if bytes <= INLINE_BYTES {
-            return self.shared.tokenize_all(&texts, &wanted);
+            return self.shared.tokenize_all(&texts, &reading, &wanted);
         }
         let shared = Arc::clone(&self.shared);
         let tokenize = async {
@@ -105,7 +131,7 @@ impl Tokenizer {
             let permit = Arc::clone(&shared.threads).acquire_owned().await;
             let work = move || {
                 let _permits = (large, permit);
-                shared.tokenize_all(&texts, &wanted)
+                shared.tokenize_all(&texts, &reading, &wanted)
             };
             tokio::task::spawn_blocking(work).await.map_err(|_panic| EmbedError::Internal)?
         };
@@ -129,37 +155,31 @@ impl Wanted {
 }
 
 impl Shared {
-    fn tokenize_all(&self, texts: &[String], wanted: &Wanted) -> Result<Vec<Tokens>, EmbedError> {
+    fn tokenize_all(
+        &self,
+        texts: &[String],
+        Reading { prompt, truncation }: &Reading,
+        wanted: &Wanted,
+    ) -> Result<Vec<Tokens>, EmbedError> {
+        if !prompt.is_empty() {
+            self.check_prompt(prompt)?;
+        }
         let tokenize = |(index, text): (usize, &String)| {
             wanted.check()?;
-            self.tokenize(text).map_err(|_error| EmbedError::NotTokenizable { index })
+            let tokens = self.encoder.tokenize(prompt, text, *truncation);
+            tokens.map_err(|_error| EmbedError::NotTokenizable { index })
         };
         texts.iter().enumerate().map(tokenize).collect()
     }
 
-    /// Tokenizes one text. Of a very long one only the beginning is looked at: as much as is certain to
-    /// contain every token that stays, up to a bound; what lies beyond the bound counts as cut off.
-    fn tokenize(&self, text: &str) -> tokenizers::Result<Tokens> {
-        let room = self.max_tokens - self.special_tokens;
-        let most_bytes = (self.max_tokens * MOST_BYTES_PER_TOKEN).max(FEWEST_LOOKED_AT_BYTES);
-        let mut window_bytes = ((self.max_tokens + SPARE_TOKENS) * BYTES_PER_TOKEN).min(most_bytes);
-        let (mut encoding, seen_bytes) = loop {
-            let window = text.get(..text.floor_char_boundary(window_bytes)).unwrap_or(text);
-            let encoding = self.tokenizer.encode_fast(window, false)?;
-            let is_enough = encoding.len() > room + SPARE_TOKENS || window_bytes == most_bytes;
-            if window.len() == text.len() || is_enough {
-                break (encoding, window.len());
-            }
-            window_bytes = (window_bytes * 4).min(most_bytes);
-        };
-        let is_counted = seen_bytes == text.len();
-        let text_tokens = encoding.len() + self.special_tokens;
-        let truncated = encoding.len() > room || !is_counted;
-        if encoding.len() > room {
-            encoding.truncate(room, 0, TruncationDirection::Right);
+    /// Refuses a prompt that leaves no room for a text.
+    fn check_prompt(&self, prompt: &str) -> Result<(), EmbedError> {
+        let limit = self.encoder.max_tokens;
+        match self.encoder.prompt_without_room(prompt) {
+            Ok(None) => Ok(()),
+            Ok(Some((tokens, is_exact))) => Err(EmbedError::PromptTooLong { tokens, is_exact, limit }),
+            Err(_error) => Err(EmbedError::NotTokenizable { index: 0 }),
         }
-        let encoding = self.tokenizer.post_process(encoding, None, true)?;
-        Ok(Tokens { ids: encoding.get_ids().to_vec(), truncated, text_tokens, is_counted })
     }
 }
 
@@ -167,6 +187,7 @@ impl Shared {
 mod tests {
     use std::time::Duration;
 
+    use super::encoder::SPARE_TOKENS;
     use super::*;
 
     /// A word-level tokenizer of BERT's form, which states a truncation and a padding of its own.
@@ -174,12 +195,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = include_str!("../tests/data/fake_model/tokenizer.json");
         std::fs::write(folder.path().join("tokenizer.json"), file).unwrap();
-        Tokenizer::load(folder.path(), max_tokens, 2).unwrap()
+        Tokenizer::load(folder.path(), max_tokens, None, 2).unwrap()
     }
 
     async fn tokens(tokenizer: &Tokenizer, text: &str) -> Tokens {
         let deadline = Instant::now() + Duration::from_secs(60);
-        tokenizer.tokenize(vec![text.to_owned()], deadline).await.unwrap().remove(0)
+        tokenizer.tokenize(vec![text.to_owned()], Reading::default(), deadline).await.unwrap().remove(0)
     }
 
     #[tokio::test]
@@ -235,7 +256,8 @@ mod tests {
     async fn the_deadline_ends_the_work() {
         let texts = vec!["a b ".repeat(100_000); 10_000];
         let started = std::time::Instant::now();
-        let result = tokenizer(64).tokenize(texts, Instant::now() + Duration::from_millis(50)).await;
+        let deadline = Instant::now() + Duration::from_millis(50);
+        let result = tokenizer(64).tokenize(texts, Reading::default(), deadline).await;
         assert_eq!(result, Err(EmbedError::DeadlineExceeded));
         assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
     }

@@ -1,8 +1,21 @@
 //! `POST /api/v1/embed`, the API of the `AkiDB` vector database.
 //!
-//! Request: `{"texts": [str], "model"?: str, "pooling"?: "mean" | "cls" | "last", "normalize"?: bool,
-//! "truncate"?: bool}`, and its time limit in the header `x-request-timeout-ms`. Answer: `{"embeddings": [[f32]], "model": str, "dimension": int,
-//! "usage": {"total_tokens": int, "truncated": int, "duration_ms": float}}`. Unknown keys are ignored.
+//! Request: a JSON object. Unknown keys are ignored; `null` is as good as no key.
+//!
+//! * `texts: [str]`, the only key that must be there.
+//! * `model?: str`: refused unless it is the one served.
+//! * `prompt_name?: str`: the model's prompt of this name stands before every text.
+//! * `instruction?: str`: a task in the client's words, for models trained with instructions; not with `prompt_name`.
+//! * `pooling?: "mean" | "cls" | "last"`
+//! * `dimensions?: int`: so many numbers of each vector, from 32 to all.
+//! * `normalize?: bool`: whether what stays of a vector is scaled to length 1.
+//! * `truncate?: bool`: whether a text that is too long is cut, else refused.
+//! * `truncation_direction?: "right" | "left"`: which end of it is cut off; `"Right"` and `"Left"`, too, as
+//!   text-embeddings-inference writes them.
+//!
+//! What is not chosen is the model's own. The time limit is in the header `x-request-timeout-ms`. Answer:
+//! `{"embeddings": [[f32]], "model": str, "dimension": int, "usage": {"total_tokens": int, "truncated": int,
+//! "duration_ms": float}}`; tokens of prompts count like those of texts.
 
 use std::sync::Arc;
 
@@ -16,7 +29,7 @@ use super::respond::{self, RequestError};
 use super::{Context, head};
 use crate::Pooling;
 use crate::error::EmbedError;
-use crate::manager::{EmbedRequest, Embeddings, ModelInfo, shorten};
+use crate::manager::{EmbedRequest, Embeddings, ModelInfo, Prompt, TruncationDirection, shorten};
 use crate::metrics::Phase;
 
 /// Answers with more numbers than this are written off the async threads: that takes a millisecond.
@@ -32,9 +45,13 @@ const BYTES_PER_NUMBER: usize = 14;
 struct EmbedBody {
     texts: Vec<String>,
     model: Option<String>,
+    prompt_name: Option<String>,
+    instruction: Option<String>,
     pooling: Option<Pooling>,
+    dimensions: Option<serde_json::Number>,
     normalize: Option<bool>,
     truncate: Option<bool>,
+    truncation_direction: Option<TruncationDirection>,
 }
 
 #[derive(Serialize)]
@@ -62,7 +79,7 @@ pub(super) async fn embed(
     let (request, _share) =
         receive(headers, body, context).await.inspect_err(|_error| manager.count_refused())?;
     let embeddings = manager.embed_request(request).await?;
-    let numbers = embeddings.vectors.len() * manager.model_info().dimension;
+    let numbers = embeddings.vectors.len() * embeddings.dimension;
     let manager = Arc::clone(manager);
     let write = move || manager.timed(Phase::Write, || write(&embeddings, manager.model_info()));
     let body = if numbers <= INLINE_NUMBERS {
@@ -94,14 +111,14 @@ async fn receive(
 
 /// The answer's JSON.
 pub(crate) fn write(embeddings: &Embeddings, info: &ModelInfo) -> Vec<u8> {
-    let Embeddings { vectors, total_tokens, truncated, duration } = embeddings;
+    let Embeddings { vectors, dimension, total_tokens, truncated, duration } = embeddings;
     let usage = Usage {
         total_tokens: *total_tokens,
         truncated: *truncated,
         duration_ms: duration.as_secs_f64() * 1000.0,
     };
-    let answer = EmbedAnswer { embeddings: vectors, model: &info.model, dimension: info.dimension, usage };
-    let numbers = vectors.len() * info.dimension;
+    let answer = EmbedAnswer { embeddings: vectors, model: &info.model, dimension: *dimension, usage };
+    let numbers = vectors.len() * dimension;
     let mut body = Vec::with_capacity(numbers * BYTES_PER_NUMBER + 256);
     serde_json::to_writer(&mut body, &answer).expect("our own answers are valid JSON: this is a bug");
     body
@@ -113,18 +130,39 @@ pub(crate) fn parse(body: &[u8]) -> Result<EmbedRequest, RequestError> {
     if body.trim_ascii_start().first() == Some(&b'[') {
         return Err(refusal(body, "an array, expected an object"));
     }
-    let EmbedBody { texts, model, pooling, normalize, truncate } =
+    let body: EmbedBody =
         serde_json::from_slice(body).map_err(|error: serde_json::Error| match error.classify() {
             serde_json::error::Category::Data => refusal(body, &error.to_string()),
             _ => RequestError::InvalidJson(shorten(&error.to_string())),
         })?;
     Ok(EmbedRequest {
-        model,
-        pooling,
-        normalize: normalize.unwrap_or(true),
-        truncate: truncate.unwrap_or(true),
-        ..EmbedRequest::new(texts)
+        model: body.model,
+        prompt: prompt(body.prompt_name, body.instruction)?,
+        pooling: body.pooling,
+        dimensions: body.dimensions.as_ref().map(dimensions).transpose()?,
+        normalize: body.normalize,
+        truncate: body.truncate.unwrap_or(true),
+        truncation_direction: body.truncation_direction.unwrap_or_default(),
+        ..EmbedRequest::new(body.texts)
     })
+}
+
+fn prompt(name: Option<String>, instruction: Option<String>) -> Result<Prompt, RequestError> {
+    match (name, instruction) {
+        (None, None) => Ok(Prompt::Default),
+        (Some(name), None) => Ok(Prompt::Named(name)),
+        (None, Some(task)) => Ok(Prompt::Instruction(task)),
+        (Some(_), Some(_)) => {
+            let reason = "`prompt_name` and `instruction` exclude each other, send only one of them";
+            Err(RequestError::InvalidRequest(reason.to_owned()))
+        }
+    }
+}
+
+/// A number of dimensions, as far as it is one.
+fn dimensions(number: &serde_json::Number) -> Result<usize, RequestError> {
+    let whole = number.as_u64().and_then(|whole| usize::try_from(whole).ok());
+    whole.ok_or_else(|| RequestError::InvalidDimensions(shorten(&number.to_string())))
 }
 
 /// For a body that does not have the form of a request: tells what is no JSON at all, or nested deeper than anybody
@@ -172,10 +210,39 @@ mod tests {
     }
 
     #[test]
-    fn defaults_are_the_models_pooling_and_normalized() {
-        let request = parse(br#"{"texts":["a"],"unknown":{"key":1}}"#).unwrap();
-        assert_eq!((request.texts.len(), request.pooling, request.normalize), (1, None, true));
-        assert_eq!((request.truncate, request.timeout), (true, None));
+    fn defaults_are_the_models_own() {
+        let nulls = r#"{"texts":["a"],"model":null,"prompt_name":null,"instruction":null,"pooling":null,"dimensions":null,
+            "normalize":null,"truncate":null,"truncation_direction":null}"#;
+        for body in [r#"{"texts":["a"],"unknown":{"key":1}}"#, nulls] {
+            assert_eq!(parse(body.as_bytes()).unwrap(), EmbedRequest::new(vec!["a".to_owned()]));
+        }
+    }
+
+    #[test]
+    fn every_choice_is_understood() {
+        let request = |choice: &str| parse(format!(r#"{{"texts":["a"],{choice}}}"#).as_bytes()).unwrap();
+        assert_eq!(request(r#""prompt_name":"query""#).prompt, Prompt::Named("query".to_owned()));
+        assert_eq!(request(r#""instruction":"Rank""#).prompt, Prompt::Instruction("Rank".to_owned()));
+        assert_eq!(request(r#""dimensions":256"#).dimensions, Some(256));
+        assert_eq!(request(r#""normalize":false"#).normalize, Some(false));
+        for (word, direction) in [
+            ("left", TruncationDirection::Left),
+            ("Left", TruncationDirection::Left),
+            ("Right", TruncationDirection::Right),
+        ] {
+            let choice = format!(r#""truncation_direction":"{word}""#);
+            assert_eq!(request(&choice).truncation_direction, direction, "{word}");
+        }
+    }
+
+    #[test]
+    fn dimensions_that_are_no_count_are_named() {
+        for number in ["-1", "64.5", "64.0", "1e3", "18446744073709551616", "-1e300"] {
+            let body = format!(r#"{{"texts":["a"],"dimensions":{number}}}"#);
+            let error = parse(body.as_bytes()).unwrap_err();
+            assert!(matches!(error, RequestError::InvalidDimensions(_)), "{number}: {error}");
+        }
+        assert_eq!(code(r#"{"texts":["a"],"dimensions":1e999}"#), "invalid_json");
     }
 
     #[test]
@@ -183,8 +250,19 @@ mod tests {
         for body in ["", "{", "nonsense", r#"{"texts":["\ud800"]}"#, r#"{"texts":[NaN]}"#] {
             assert_eq!(code(body), "invalid_json", "{body}");
         }
-        for body in ["{}", "[]", r#"{"texts":"a"}"#, r#"{"texts":[1]}"#, r#"{"texts":["a"],"pooling":"max"}"#]
-        {
+        for body in [
+            "{}",
+            "[]",
+            r#"{"texts":"a"}"#,
+            r#"{"texts":[1]}"#,
+            r#"{"texts":["a"],"pooling":"max"}"#,
+            r#"{"texts":["a"],"dimensions":"64"}"#,
+            r#"{"texts":["a"],"dimensions":true}"#,
+            r#"{"texts":["a"],"prompt_name":1}"#,
+            r#"{"texts":["a"],"instruction":["x"]}"#,
+            r#"{"texts":["a"],"prompt_name":"query","instruction":"Rank"}"#,
+            r#"{"texts":["a"],"truncation_direction":"middle"}"#,
+        ] {
             assert_eq!(code(body), "invalid_request", "{body}");
         }
         let deep = |levels: usize| format!("{{\"texts\":{}{}}}", "[".repeat(levels), "]".repeat(levels));

@@ -37,6 +37,8 @@ pub(crate) enum RequestError {
     InvalidJson(String),
     #[error("the body does not have the expected form: {0}")]
     InvalidRequest(String),
+    #[error("`dimensions` is {0}: it must be a whole number, 32 or more and not more than the model gives")]
+    InvalidDimensions(String),
     #[error(transparent)]
     Embed(#[from] EmbedError),
 }
@@ -64,13 +66,25 @@ fn classify(error: &RequestError) -> (StatusCode, Kind, &'static str) {
         RequestError::BodyIncomplete => (StatusCode::BAD_REQUEST, Kind::Input, "body_incomplete"),
         RequestError::InvalidJson(_) => (StatusCode::BAD_REQUEST, Kind::Input, "invalid_json"),
         RequestError::InvalidRequest(_) => (StatusCode::BAD_REQUEST, Kind::Input, "invalid_request"),
+        RequestError::InvalidDimensions(_) => (StatusCode::BAD_REQUEST, Kind::Input, "invalid_dimensions"),
         RequestError::Embed(error) => match error {
             EmbedError::NoTexts | EmbedError::EmptyText { .. } => {
                 (StatusCode::BAD_REQUEST, Kind::Input, "empty_input")
             }
             EmbedError::TooManyTexts { .. } => (StatusCode::PAYLOAD_TOO_LARGE, Kind::Input, "too_many_texts"),
             EmbedError::ModelNotServed { .. } => (StatusCode::BAD_REQUEST, Kind::Input, "model_not_served"),
-            EmbedError::TextTooLong { .. } => (StatusCode::BAD_REQUEST, Kind::Input, "input_too_long"),
+            EmbedError::TextTooLong { .. } | EmbedError::PromptTooLong { .. } => {
+                (StatusCode::BAD_REQUEST, Kind::Input, "input_too_long")
+            }
+            EmbedError::UnknownPrompt { .. } => (StatusCode::BAD_REQUEST, Kind::Input, "unknown_prompt"),
+            EmbedError::PromptNotSupported => (StatusCode::BAD_REQUEST, Kind::Input, "prompt_not_supported"),
+            EmbedError::InstructionNotSupported => {
+                (StatusCode::BAD_REQUEST, Kind::Input, "instruction_not_supported")
+            }
+            EmbedError::EmptyInstruction => (StatusCode::BAD_REQUEST, Kind::Input, "invalid_request"),
+            EmbedError::InvalidDimensions { .. } => {
+                (StatusCode::BAD_REQUEST, Kind::Input, "invalid_dimensions")
+            }
             EmbedError::PoisonInput { .. } => (StatusCode::UNPROCESSABLE_ENTITY, Kind::Input, "poison_input"),
             EmbedError::NotTokenizable { .. } => (StatusCode::BAD_REQUEST, Kind::Input, "not_tokenizable"),
             EmbedError::Draining => (StatusCode::SERVICE_UNAVAILABLE, Kind::Overload, "draining"),

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use crate::Pooling;
 use crate::metrics::Metrics;
+use crate::tokenizer::TruncationDirection;
 
 /// One request for vectors.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EmbedRequest {
     /// The texts, in the order in which the vectors are wanted.
     pub texts: Vec<String>,
@@ -14,45 +15,63 @@ pub struct EmbedRequest {
     pub model: Option<String>,
     /// How token vectors become one text vector; `None` takes what the model was trained with.
     pub pooling: Option<Pooling>,
-    /// Whether every vector is scaled to length 1.
-    pub normalize: bool,
+    /// What stands before every text.
+    pub prompt: Prompt,
+    /// Numbers of a vector, 32 or more; `None` takes all that the model gives. A vector is cut before it is scaled.
+    pub dimensions: Option<usize>,
+    /// Whether every vector is scaled to length 1; `None` does what the model was trained with.
+    pub normalize: Option<bool>,
     /// Whether a text beyond the model's length limit is cut; else it is an error.
     pub truncate: bool,
+    /// Where such a text is cut.
+    pub truncation_direction: TruncationDirection,
     /// How long the request may take, where that is less than [`super::Config::request_timeout`].
     pub timeout: Option<Duration>,
 }
 
+/// What stands before every text of a request; it counts as a part of the text.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Prompt {
+    /// The model's default prompt; most models have none.
+    #[default]
+    Default,
+    /// The model's prompt of this name.
+    Named(String),
+    /// A task in one's own words, for models that were trained with instructions.
+    Instruction(String),
+}
+
 impl EmbedRequest {
-    /// A request for normalized vectors of the served model.
+    /// A request for vectors as the served model gives them, of texts that may be cut at their end.
     #[must_use]
     pub fn new(texts: Vec<String>) -> Self {
-        Self { texts, model: None, pooling: None, normalize: true, truncate: true, timeout: None }
+        Self {
+            texts,
+            model: None,
+            pooling: None,
+            prompt: Prompt::Default,
+            dimensions: None,
+            normalize: None,
+            truncate: true,
+            truncation_direction: TruncationDirection::Right,
+            timeout: None,
+        }
     }
 }
 
 /// The vectors of one request.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Embeddings {
-    /// One vector of [`super::ModelInfo::dimension`] numbers per text, in the request's order.
+    /// One vector per text, in the request's order.
     pub vectors: Vec<Vec<f32>>,
-    /// Tokens of all texts, special tokens included, after truncation.
+    /// Numbers of every vector.
+    pub dimension: usize,
+    /// Tokens of all texts, those of prompts and special tokens included, after truncation.
     pub total_tokens: u64,
     /// Texts that were cut to the model's length limit.
     pub truncated: usize,
     /// Time from the request's arrival to its last vector.
     pub duration: Duration,
-}
-
-/// Reads little-endian `f32` and scales them to length 1 if asked to.
-pub(super) fn read_vector(raw: &[u8], normalize: bool) -> Vec<f32> {
-    let mut vector: Vec<f32> =
-        raw.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
-    if normalize {
-        let length = vector.iter().map(|number| f64::from(*number).powi(2)).sum::<f64>().sqrt();
-        #[expect(clippy::cast_possible_truncation, reason = "the quotient is at most 1")]
-        vector.iter_mut().for_each(|number| *number = (f64::from(*number) / length) as f32);
-    }
-    vector
 }
 
 /// Counts a request whose future was dropped before the answer, because its client has gone.
@@ -72,17 +91,5 @@ impl Drop for ClientWatch<'_> {
         if self.is_there {
             self.metrics.clients_gone.inc();
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn vectors_are_normalized_only_when_asked() {
-        let raw: Vec<u8> = [3.0_f32, -4.0].iter().flat_map(|number| number.to_le_bytes()).collect();
-        assert_eq!(read_vector(&raw, false), [3.0, -4.0]);
-        assert_eq!(read_vector(&raw, true), [0.6, -0.8]);
     }
 }

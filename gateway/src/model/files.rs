@@ -1,0 +1,83 @@
+//! The files of a model's directory, as they are written, as far as the gateway needs them.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+/// `config.json`.
+#[derive(Debug, Deserialize)]
+pub(super) struct ModelConfig {
+    pub(super) model_type: String,
+    pub(super) hidden_size: usize,
+    pub(super) max_position_embeddings: Option<usize>,
+    /// Some models state -1 where they have none.
+    pub(super) pad_token_id: Option<i64>,
+    pub(super) eos_token_id: Option<OneOrMany<i64>>,
+}
+
+/// A key that holds one value, or a list of them.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+pub(super) enum OneOrMany<T> {
+    One(T),
+    Many(Vec<T>),
+}
+
+impl<T> OneOrMany<T> {
+    pub(super) fn as_slice(&self) -> &[T] {
+        match self {
+            Self::One(one) => std::slice::from_ref(one),
+            Self::Many(many) => many,
+        }
+    }
+}
+
+/// `sentence_bert_config.json`.
+#[derive(Debug, Deserialize)]
+pub(super) struct SentenceConfig {
+    pub(super) max_seq_length: Option<usize>,
+}
+
+/// `tokenizer_config.json`; a number beyond `usize` stands for "no limit" in some models.
+#[derive(Debug, Deserialize)]
+pub(super) struct TokenizerConfig {
+    pub(super) model_max_length: Option<f64>,
+}
+
+/// `config_sentence_transformers.json`.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct PromptConfig {
+    pub(super) prompts: Option<BTreeMap<String, String>>,
+    pub(super) default_prompt_name: Option<String>,
+}
+
+/// One element of `modules.json`.
+#[derive(Debug, Deserialize)]
+pub(super) struct Module {
+    #[serde(default)]
+    pub(super) path: String,
+    pub(super) r#type: String,
+}
+
+/// The `config.json` of the pooling module.
+#[derive(Debug, Deserialize)]
+pub(super) struct PoolingConfig {
+    pub(super) pooling_mode: Option<OneOrMany<String>>,
+    pub(super) include_prompt: Option<bool>,
+    /// All other keys; the older form has one `pooling_mode_*: bool` for each mode.
+    #[serde(flatten)]
+    pub(super) others: BTreeMap<String, serde_json::Value>,
+}
+
+/// Reads a JSON file of the directory; `None` when there is none.
+pub(super) fn read<T: DeserializeOwned>(folder: &Path, name: &str) -> Result<Option<T>, String> {
+    match std::fs::read(folder.join(name)) {
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|error| format!("`{name}` is not valid: {error}")),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(format!("`{name}` cannot be read: {error}")),
+    }
+}
