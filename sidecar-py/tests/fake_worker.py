@@ -14,10 +14,11 @@ batch gets on meanwhile), ``exit`` (code, once begun), ``signal`` (number, sent 
 ``hang`` (true: for ever, heartbeats go on), ``fail`` (true: an exception), ``poison`` (a token id: SIGSEGV
 when a batch has it), ``killed_by`` (a token id: SIGKILL when a batch has it), ``culprit`` (a token id: an
 exception when a batch has it), ``bad_text`` (a token id: no usable vector when a batch has it), ``numbers``
-(``nan`` | ``inf`` | ``zero`` | ``huge``: what the vectors hold), ``grow`` (bytes of memory to take and
-keep), ``exit_after`` (code, once the answer is sent), ``count`` and ``dimension`` (added to what the answer
-states), ``wrong_id`` (true), ``cut`` (bytes of the answer to send before exiting), ``stall`` (bytes of the
-answer to send before hanging), ``garbage`` (hex, sent instead of the answer).
+(``nan`` | ``inf`` | ``zero`` | ``huge``: what the vectors hold), ``zeros`` (so many numbers at the start of
+a vector are zero), ``grow`` (bytes of memory to take and keep), ``exit_after`` (code, once the answer is
+sent), ``count`` and ``dimension`` (added to what the answer states), ``wrong_id`` (true), ``cut`` (bytes of
+the answer to send before exiting), ``stall`` (bytes of the answer to send before hanging), ``garbage``
+(hex, sent instead of the answer).
 """
 
 from __future__ import annotations
@@ -153,7 +154,8 @@ def answer(message: _protocol.Embed, dimension: int, now: dict[str, Any]) -> _pr
     numbers = array("f")
     start = 0
     for length in array("I", message.lengths):
-        numbers += vector(token_ids[start : start + length], dimension)
+        zeros = now.get("zeros", 0)
+        numbers += array("f", bytes(4 * zeros)) + vector(token_ids[start : start + length], dimension)[zeros:]
         start += length
     if "numbers" in now:
         number = {"zero": 0.0, "huge": 3e38}.get(now["numbers"])

@@ -78,13 +78,31 @@ pub fn command() -> Command {
 
 /// A command for the built binary with fake workers.
 pub fn fake_command() -> Command {
+    fake_command_on(Path::new(&fake_model()))
+}
+
+/// The same, on another model.
+pub fn fake_command_on(model: &Path) -> Command {
     let folder = python().parent().unwrap().to_owned();
     let path = std::env::var_os("PATH").unwrap_or_default();
     let path = std::env::join_paths(std::iter::once(folder).chain(std::env::split_paths(&path))).unwrap();
     let worker = checkout().join("sidecar-py/tests/fake_worker.py");
     let mut command = command();
-    command.env("PATH", path).env("AKIDB_PYTHON", worker).args(["--model", &fake_model()]);
+    command.env("PATH", path).env("AKIDB_PYTHON", worker).arg("--model").arg(model);
     command
+}
+
+/// Makes a folder with the fake model, some of whose files say something else, or are there besides.
+pub fn write_model(folder: &Path, files: &[(&str, Value)]) {
+    for file in ["config.json", "tokenizer.json"] {
+        std::fs::create_dir_all(folder).unwrap();
+        std::fs::copy(Path::new(&fake_model()).join(file), folder.join(file)).unwrap();
+    }
+    for (name, content) in files {
+        let file = folder.join(name);
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(file, content.to_string()).unwrap();
+    }
 }
 
 impl Gateway {
@@ -105,10 +123,17 @@ impl Gateway {
 
     /// Fake workers with a control file.
     pub fn misbehaving(misbehaviour: &Value, arguments: &[&str]) -> Self {
+        Self::on_model(&[], misbehaviour, arguments)
+    }
+
+    /// The same, on a model some of whose files say something else, or are there besides.
+    pub fn on_model(files: &[(&str, Value)], misbehaviour: &Value, arguments: &[&str]) -> Self {
         let control = tempfile::tempdir().unwrap();
         let file = control.path().join("control.json");
         std::fs::write(&file, misbehaviour.to_string()).unwrap();
-        let mut command = fake_command();
+        let model = control.path().join("model");
+        write_model(&model, files);
+        let mut command = fake_command_on(&model);
         command.env("AKIDB_FAKE_CONTROL", file).args(["--served-model-name", "fake"]).args(arguments);
         Self::start(command, Some(control))
     }
@@ -375,13 +400,24 @@ pub fn generations(gateway: &Gateway) -> u64 {
 }
 
 /// The vector that `fake_worker.py` makes up for a text of single letters, normalized as the gateway does it.
-#[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "the numbers are small")]
 pub fn fake_vector(text: &str) -> Vec<f32> {
+    normalized(&raw_fake_vector(text, 8))
+}
+
+/// The vector as the worker sends it.
+#[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "the numbers are small")]
+pub fn raw_fake_vector(text: &str, dimension: u64) -> Vec<f32> {
     let letters = text.split(' ').map(|letter| u32::from(letter.as_bytes()[0] - b'a') + 3);
     let ids = std::iter::once(1).chain(letters).chain(std::iter::once(2));
     let seed = u64::from(crc32(ids.flat_map(u32::to_le_bytes)));
-    let raw: Vec<f32> =
-        (0..8).map(|j| (((seed * (2 * j + 1)) % 2003) as f64 - 1001.5) / 1001.0).map(|n| n as f32).collect();
+    (0..dimension)
+        .map(|j| (((seed * (2 * j + 1)) % 2003) as f64 - 1001.5) / 1001.0)
+        .map(|n| n as f32)
+        .collect()
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the quotient is at most 1")]
+pub fn normalized(raw: &[f32]) -> Vec<f32> {
     let length = raw.iter().map(|number| f64::from(*number).powi(2)).sum::<f64>().sqrt();
     raw.iter().map(|number| (f64::from(*number) / length) as f32).collect()
 }
