@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use serde_json::json;
 
 use crate::support::{self, Answer, Gateway, cosine};
 
@@ -49,14 +50,45 @@ fn the_line_to_try_works_as_it_is_printed() {
 
 #[test]
 fn every_curl_line_of_the_readme_works_as_it_is_written() {
-    let gateway = Gateway::real(&["--workers", "1"]);
+    let (minilm, qwen3) = (Gateway::real(&["--workers", "1"]), tiny_qwen3());
     let readme = std::fs::read_to_string(support::checkout().join("README.md")).unwrap();
     let lines: Vec<&str> = readme.lines().filter(|line| line.starts_with("curl ")).collect();
     assert!(lines.len() >= 6, "{lines:?}");
     for line in lines {
+        // These need a model that was trained with prompts.
+        let needs_prompts = line.contains("prompt_name") || line.contains("instruction");
+        let gateway = if needs_prompts { &qwen3 } else { &minilm };
         let answer = run_curl(&line.replace("localhost:8080", &gateway.address.to_string()));
         assert_eq!(answer.status, 200, "{line}: {}", answer.text);
     }
+}
+
+/// A small checkpoint of Qwen3's architecture with random weights.
+fn tiny_qwen3() -> Gateway {
+    let mut command = support::command();
+    command.arg("--model").arg(support::checkout().join("sidecar-py/tests/golden/tiny-qwen3"));
+    command.args(["--workers", "1"]);
+    Gateway::start(command, None)
+}
+
+#[test]
+fn a_prompt_by_name_an_instruction_and_the_same_words_in_the_text_give_one_vector() {
+    let gateway = tiny_qwen3();
+    let post = |body: serde_json::Value| {
+        let answer = gateway.post("/api/v1/embed", &body.to_string());
+        assert_eq!(answer.status, 200, "{body}: {}", answer.text);
+        answer.vectors().remove(0)
+    };
+    let task = "Given a web search query, retrieve relevant passages that answer the query";
+    let text = "What is the capital of China?";
+    let by_hand = post(json!({"texts": [format!("Instruct: {task}\nQuery:{text}")]}));
+    let by_name = post(json!({"texts": [text], "prompt_name": "query"}));
+    let by_instruction = post(json!({"texts": [text], "instruction": task}));
+    assert!(cosine(&by_hand, &by_name) > 0.99999 && cosine(&by_hand, &by_instruction) > 0.99999);
+    assert!(cosine(&by_hand, &post(json!({"texts": [text]}))) < 0.99);
+    let short = post(json!({"texts": [text], "prompt_name": "query", "dimensions": 64}));
+    assert_eq!(short.len(), 64);
+    assert!(cosine(&short, &by_hand[..64]) > 0.99999 && (cosine(&short, &short) - 1.0).abs() < 1e-6);
 }
 
 /// Does what a line of `curl -s URL [-H HEADER] [-d BODY]` says, on machines without curl, too.
