@@ -83,6 +83,16 @@ pub enum EmbedError {
         /// Most tokens the model takes.
         limit: usize,
     },
+    /// The prompt, once for each text, is more than a request may have tokenized.
+    #[error(
+        "the prompt before each of {texts} texts makes more than {limit_bytes} bytes: send fewer texts, or shorten it"
+    )]
+    PromptsTooLong {
+        /// Texts in the request.
+        texts: usize,
+        /// Most bytes of all prompts together.
+        limit_bytes: usize,
+    },
     /// The request wants vectors of a length that the model does not give.
     #[error("`dimensions` is {requested}: this model gives {}", at_least(*least, *most))]
     InvalidDimensions {

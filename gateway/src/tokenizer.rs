@@ -26,6 +26,9 @@ use special::SpecialTokens;
 const INLINE_BYTES: usize = 8 * 1024;
 /// A request of so many bytes is tokenized beside small ones, not before them.
 const LARGE_BYTES: usize = 256 * 1024;
+/// Most bytes of a request's prompts together, one for each text: a short body must not make more work and take more
+/// memory than the longest one without a prompt.
+const MOST_PROMPT_BYTES: usize = 16 * 1024 * 1024;
 /// Where a text that is too long is cut.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -116,6 +119,9 @@ impl Tokenizer {
         reading: Reading,
         deadline: Instant,
     ) -> Result<Vec<Tokens>, EmbedError> {
+        if reading.prompt.len().saturating_mul(texts.len()) > MOST_PROMPT_BYTES {
+            return Err(EmbedError::PromptsTooLong { texts: texts.len(), limit_bytes: MOST_PROMPT_BYTES });
+        }
         let caller = Arc::new(());
         let wanted = Wanted { caller: Arc::downgrade(&caller), deadline };
         let bytes: usize = texts.iter().map(|text| reading.prompt.len() + text.len()).sum();
@@ -260,6 +266,18 @@ mod tests {
         let result = tokenizer(64).tokenize(texts, Reading::default(), deadline).await;
         assert_eq!(result, Err(EmbedError::DeadlineExceeded));
         assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    }
+
+    #[tokio::test]
+    async fn a_long_prompt_is_not_multiplied_by_many_texts() {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let reading = |bytes: usize| Reading { prompt: " ".repeat(bytes), ..Reading::default() };
+        let texts = vec!["a".to_owned(); 2048];
+        let tokenizer = tokenizer(64);
+        let refused = tokenizer.tokenize(texts.clone(), reading(8193), deadline).await;
+        assert_eq!(refused, Err(EmbedError::PromptsTooLong { texts: 2048, limit_bytes: MOST_PROMPT_BYTES }));
+        let tokens = tokenizer.tokenize(texts, reading(100), deadline).await.unwrap();
+        assert!(tokens.iter().all(|tokens| tokens.ids == [1, 3, 2]));
     }
 
     #[tokio::test]

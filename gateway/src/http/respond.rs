@@ -73,9 +73,9 @@ fn classify(error: &RequestError) -> (StatusCode, Kind, &'static str) {
             }
             EmbedError::TooManyTexts { .. } => (StatusCode::PAYLOAD_TOO_LARGE, Kind::Input, "too_many_texts"),
             EmbedError::ModelNotServed { .. } => (StatusCode::BAD_REQUEST, Kind::Input, "model_not_served"),
-            EmbedError::TextTooLong { .. } | EmbedError::PromptTooLong { .. } => {
-                (StatusCode::BAD_REQUEST, Kind::Input, "input_too_long")
-            }
+            EmbedError::TextTooLong { .. }
+            | EmbedError::PromptTooLong { .. }
+            | EmbedError::PromptsTooLong { .. } => (StatusCode::BAD_REQUEST, Kind::Input, "input_too_long"),
             EmbedError::UnknownPrompt { .. } => (StatusCode::BAD_REQUEST, Kind::Input, "unknown_prompt"),
             EmbedError::PromptNotSupported => (StatusCode::BAD_REQUEST, Kind::Input, "prompt_not_supported"),
             EmbedError::InstructionNotSupported => {

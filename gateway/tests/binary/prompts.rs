@@ -132,6 +132,8 @@ fn a_prompt_that_leaves_no_room_for_a_text_is_refused() {
         let fits = json!({"texts": ["a"], "prompt_name": "fits", "truncation_direction": direction});
         assert_eq!(vector(&gateway, &fits), (support::fake_vector(&format!("{}a", "x ".repeat(61))), 64));
     }
+    let many = json!({"texts": vec!["a"; 2048], "instruction": " ".repeat(8192) + "b"});
+    refuse(&gateway, &many, "input_too_long", &["2048 texts"]);
     let huge = json!({"texts": ["a"], "instruction": "b".repeat(8_000_000)});
     refuse(&gateway, &huge, "input_too_long", &["prompt"]);
     refuse(
