@@ -77,6 +77,18 @@ pub struct ServeFlags {
     #[arg(long, env = "AKIDB_SERVED_MODEL_NAME", value_name = "NAME", help_heading = "Model")]
     pub served_model_name: Option<String>,
 
+    /// How 4-bit and 8-bit weights are held on a CPU: `float32` or `quantized`
+    ///
+    /// float32 computes many times faster and needs 4 bytes a weight; quantized keeps them as they are.
+    #[arg(
+        long,
+        env = "AKIDB_CPU_WEIGHTS",
+        value_name = "float32|quantized",
+        default_value = "float32",
+        help_heading = "Model"
+    )]
+    pub cpu_weights: String,
+
     /// Tokens in one batch, 1 to 131072, or `auto`. One text always fits, however long
     ///
     /// `auto` is what a worker computes in about 100 ms, by the speed of its warm-up.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::cli::{FaultFlags, ServeFlags};
 use crate::error::StartError;
+use crate::model::CpuWeights;
 use crate::{http, manager, model, pool, scheduler, supervisor};
 
 /// Everything the process needs to know.
@@ -58,6 +59,7 @@ impl Config {
                         .served_model_name
                         .as_deref()
                         .map(|name| check.name("--served-model-name", name)),
+                    cpu_weights: check.cpu_weights(&flags.cpu_weights),
                 },
                 scheduler: scheduler::Config {
                     max_batch_tokens: match flags.max_batch_tokens.trim() {
@@ -219,6 +221,14 @@ impl Check {
         SocketAddr::from(([127, 0, 0, 1], 0))
     }
 
+    fn cpu_weights(&mut self, text: &str) -> CpuWeights {
+        let known = [CpuWeights::Float32, CpuWeights::Quantized];
+        known.into_iter().find(|weights| weights.name() == text.trim()).unwrap_or_else(|| {
+            self.problem("--cpu-weights", text, "`float32` or `quantized`");
+            CpuWeights::default()
+        })
+    }
+
     fn name(&mut self, flag: &str, text: &str) -> String {
         if text.trim().is_empty() || text.chars().any(char::is_control) {
             self.problem(flag, &text.escape_debug().to_string(), "a name of printable characters");
@@ -259,14 +269,23 @@ mod tests {
             "--model=",
             "--worker-memory-limit=2GB",
             "--heartbeat-timeout=1ms",
+            "--cpu-weights=int4",
         ])
         .unwrap_err();
         let text = error.to_string();
-        assert_eq!(text.lines().count(), 8, "{text}");
-        for part in ["`2GB`", "`1ms`", "`0`", "`many`", "`30`", "`nowhere`", "`xml`", "AKIDB_MODEL"] {
+        assert_eq!(text.lines().count(), 9, "{text}");
+        for part in ["`2GB`", "`int4`", "`1ms`", "`0`", "`many`", "`30`", "`nowhere`", "`xml`", "AKIDB_MODEL"] {
             assert!(text.contains(part), "{part} is not in {text}");
         }
         assert_eq!(error.exit_code(), crate::error::ExitCode::Usage);
+    }
+
+    #[test]
+    fn weights_are_float32_on_a_cpu_unless_somebody_says_otherwise() {
+        let weights = |arguments: &[&str]| config(arguments).unwrap().manager.model.cpu_weights;
+        assert_eq!(weights(&[]), CpuWeights::Float32);
+        assert_eq!(weights(&["--cpu-weights", "float32"]), CpuWeights::Float32);
+        assert_eq!(weights(&["--cpu-weights", "quantized"]), CpuWeights::Quantized);
     }
 
     #[test]

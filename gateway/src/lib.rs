@@ -34,7 +34,7 @@
 //! use akidb_gateway::{EmbeddingManager, manager, model};
 //!
 //! let manager = EmbeddingManager::new(manager::Config {
-//!     model: model::Config { model: "all-minilm-l6-v2".to_owned(), served_name: None },
+//!     model: model::Config { model: "all-minilm-l6-v2".to_owned(), ..model::Config::default() },
 //!     ..manager::Config::default()
 //! })
 //! .await?;

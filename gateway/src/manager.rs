@@ -131,6 +131,8 @@ impl EmbeddingManager {
             model.path.to_string_lossy().into_owned(),
             "--max-tokens".to_owned(),
             model.max_tokens.to_string(),
+            "--cpu-weights".to_owned(),
+            config.model.cpu_weights.name().to_owned(),
             "--heartbeat-ms".to_owned(),
             (config.supervisor.heartbeat_timeout / HEARTBEATS_PER_TIMEOUT).as_millis().max(1).to_string(),
         ];

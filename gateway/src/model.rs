@@ -27,11 +27,38 @@ pub struct Config {
     pub model: String,
     /// Name for requests and answers; `None` derives it from `model`.
     pub served_name: Option<String>,
+    /// How workers on a CPU hold 4-bit and 8-bit weights.
+    pub cpu_weights: CpuWeights,
+}
+
+/// How workers on a CPU hold 4-bit and 8-bit weights.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum CpuWeights {
+    /// As float32: it computes many times faster, and needs 4 bytes a weight.
+    #[default]
+    Float32,
+    /// As they are.
+    Quantized,
+}
+
+impl CpuWeights {
+    /// The name that flags use.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Float32 => "float32",
+            Self::Quantized => "quantized",
+        }
+    }
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { model: "qwen3-0.6b-4bit".to_owned(), served_name: None }
+        Self {
+            model: "qwen3-0.6b-4bit".to_owned(),
+            served_name: None,
+            cpu_weights: CpuWeights::default(),
+        }
     }
 }
 

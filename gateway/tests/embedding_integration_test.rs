@@ -16,6 +16,7 @@ async fn manager(workers: usize, max_batch_tokens: Option<usize>) -> Arc<Embeddi
         model: model::Config {
             model: std::env::var("AKIDB_TEST_MODEL").unwrap_or_else(|_| support::MINILM.to_owned()),
             served_name: std::env::var("AKIDB_TEST_SERVED_MODEL_NAME").ok(),
+            ..model::Config::default()
         },
         scheduler: scheduler::Config { max_batch_tokens, ..scheduler::Config::default() },
         pool: pool::Config { max_inflight_per_worker: 2, ..pool::Config::default() },

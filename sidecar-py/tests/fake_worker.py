@@ -31,6 +31,7 @@ import sys
 import time
 import zlib
 from array import array
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ class Misbehaviour:
 def main() -> int:
     words = sys.argv[1:]
     command = words[2]
-    words = [word for word in words if word != "--end-with-input"]
+    words = [part for word in words if word != "--end-with-input" for part in word.split("=", 1)]
     flags = dict(zip(words[3::2], words[4::2], strict=True))
     if command == "prepare":
         print(json.dumps({"path": flags["--model"], "source": "path", "revision": None}))  # noqa: T201
@@ -91,10 +92,20 @@ def main() -> int:
     worker_id = int(flags["--worker-id"])
     config = json.loads((Path(flags["--model-path"]) / "config.json").read_text())
     connection = Connection(heartbeat_ms=int(flags["--heartbeat-ms"]))
-    return serve(connection, Misbehaviour(worker_id), config["hidden_size"], int(flags["--max-tokens"]))
+    told = Told(config["hidden_size"], int(flags["--max-tokens"]), flags.get("--cpu-weights", "float32"))
+    return serve(connection, Misbehaviour(worker_id), told)
 
 
-def serve(connection: Connection, misbehaviour: Misbehaviour, dimension: int, max_tokens: int) -> int:
+@dataclass(frozen=True)
+class Told:
+    """What the command line says; the weights' form comes back as the type that the worker computes with."""
+
+    dimension: int
+    max_tokens: int
+    cpu_weights: str
+
+
+def serve(connection: Connection, misbehaviour: Misbehaviour, told: Told) -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     start = misbehaviour.at_start()
@@ -113,7 +124,8 @@ def serve(connection: Connection, misbehaviour: Misbehaviour, dimension: int, ma
         return 78
     if start.get("never_ready"):
         signal.pause()
-    connection.write(_protocol.Ready("fake", dimension, max_tokens, "cpu", "float32", "none", [], 10, 0.01))
+    dimension, dtype = told.dimension, told.cpu_weights
+    connection.write(_protocol.Ready("fake", dimension, told.max_tokens, "cpu", dtype, "none", [], 10, 0.01))
     connection.beats = True
     kept: list[bytearray] = []
     while True:

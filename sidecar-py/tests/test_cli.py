@@ -23,6 +23,8 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_worker_flags_become_settings() -> None:
     settings = _cli.parse(["worker", "--model-path", "/m", "--max-tokens", "256", "--worker-id", "3"])
     assert settings == _cli.WorkerSettings(model_path=Path("/m"), max_tokens=256, worker_id=3)
+    settings = _cli.parse(["worker", "--model-path=/m", "--max-tokens=256", "--cpu-weights", "quantized"])
+    assert settings == _cli.WorkerSettings(Path("/m"), 256, 0, cpu_weights="quantized")
 
 
 @pytest.mark.parametrize(
@@ -50,6 +52,7 @@ def test_doctor_has_no_flags() -> None:
         (["worker", "--model-path", "/m", "--max-tokens", "many"], "not a positive number"),
         (["worker", "--model-path", "/m", "--max-tokens", "0"], "`0` is not a positive number"),
         (["worker", "--model-path", "/m", "--max-tokens=-4"], "`-4` is not a positive number"),
+        (["worker", "--cpu-weights", "int4"], "invalid choice"),
         (["prepare"], "required: --model"),
         (["prepare", "--model", "m", "--progress", "on"], "invalid choice"),
         (["doctor", "--fast"], "unrecognized arguments: --fast"),

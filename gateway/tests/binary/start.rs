@@ -77,6 +77,7 @@ fn help_names_every_flag_and_its_variable() {
         "--workers",
         "--model",
         "--served-model-name",
+        "--cpu-weights",
         "--max-batch-tokens",
         "--listen",
         "--max-inflight-per-worker",
@@ -108,6 +109,15 @@ fn a_variable_serves_as_a_flag_and_the_flag_wins() {
     let health = gateway.health();
     assert_eq!(health["workers"].as_array().unwrap().len(), 3);
     assert_eq!(health["model"], "from-flag");
+}
+
+#[test]
+fn the_workers_are_told_how_to_hold_weights_on_a_cpu() {
+    for (arguments, said) in [(&[][..], "float32"), (&["--cpu-weights", "quantized"], "quantized")] {
+        let gateway = Gateway::fake(arguments);
+        gateway.wait_until_ready();
+        assert_eq!(gateway.health()["workers"][0]["dtype"], *said);
+    }
 }
 
 #[test]

@@ -20,7 +20,7 @@ def main() -> int:
         def load_engine() -> Engine:
             from akidb_sidecar import _mlx_engine  # noqa: PLC0415 - only after hello
 
-            return _mlx_engine.load(settings.model_path, settings.max_tokens)
+            return _mlx_engine.load(settings.model_path, settings.max_tokens, settings.cpu_weights)
 
         return _worker.run(load_engine, settings.heartbeat_ms)
     if isinstance(settings, _cli.PrepareSettings):

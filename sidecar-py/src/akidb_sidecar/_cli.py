@@ -5,13 +5,17 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 from akidb_sidecar import __version__
 from akidb_sidecar._connection import HEARTBEAT_MS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+CpuWeights = Literal["float32", "quantized"]
+"""How 4-bit and 8-bit weights are held on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,7 @@ class WorkerSettings:
     max_tokens: int
     worker_id: int
     heartbeat_ms: int = HEARTBEAT_MS
+    cpu_weights: CpuWeights = "float32"
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,9 @@ def parse(arguments: Sequence[str]) -> Settings:
     """Read the command line; argparse ends the process when it is wrong."""
     flags = _parser().parse_args(arguments)
     if flags.command == "worker":
-        return WorkerSettings(flags.model_path, flags.max_tokens, flags.worker_id, flags.heartbeat_ms)
+        return WorkerSettings(
+            flags.model_path, flags.max_tokens, flags.worker_id, flags.heartbeat_ms, flags.cpu_weights
+        )
     if flags.command == "prepare":
         return PrepareSettings(flags.model, flags.revision, flags.progress == "auto", flags.end_with_input)
     return DoctorSettings()
@@ -63,6 +70,13 @@ def _parser() -> argparse.ArgumentParser:
     worker.add_argument("--worker-id", type=int, default=0, help="number of this worker, for logs")
     worker.add_argument(
         "--heartbeat-ms", type=_positive, default=HEARTBEAT_MS, help="time between two signs of life"
+    )
+    worker.add_argument(
+        "--cpu-weights",
+        choices=get_args(CpuWeights),
+        default="float32",
+        help="how 4-bit and 8-bit weights are held on a CPU: float32 computes many times faster "
+        "and needs 4 bytes a weight; quantized keeps them as they are",
     )
 
     prepare = commands.add_parser("prepare", help="find or download a model and print where it is, as JSON")
