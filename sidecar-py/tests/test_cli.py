@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -38,6 +39,18 @@ def test_prepare_flags_become_settings(flags: list[str], settings: _cli.PrepareS
     assert _cli.parse(["prepare", "--model", "m", *flags]) == settings
 
 
+@pytest.mark.parametrize(("action", "asking"), [("pull", "always"), ("path", "never")])
+def test_models_pull_and_path_are_prepare_that_asks_the_hub_always_or_never(
+    action: str, asking: Literal["always", "never"]
+) -> None:
+    settings = _cli.PrepareSettings("m", "v1", show_progress=True, asking=asking, for_workers=False)
+    assert _cli.parse(["models", action, "--model", "m", "--revision=v1"]) == settings
+
+
+def test_models_list_has_no_flags() -> None:
+    assert _cli.parse(["models", "list"]) == _cli.ListSettings()
+
+
 def test_doctor_has_no_flags() -> None:
     assert _cli.parse(["doctor"]) == _cli.DoctorSettings()
 
@@ -55,6 +68,8 @@ def test_doctor_has_no_flags() -> None:
         (["worker", "--cpu-weights", "int4"], "invalid choice"),
         (["prepare"], "required: --model"),
         (["prepare", "--model", "m", "--progress", "on"], "invalid choice"),
+        (["models"], "required: action"),
+        (["models", "path"], "required: --model"),
         (["doctor", "--fast"], "unrecognized arguments: --fast"),
     ],
 )

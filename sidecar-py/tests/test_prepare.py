@@ -77,7 +77,8 @@ def error_of(answer: tuple[int, dict[str, Any]], code: str) -> str:
 
 def test_directory_is_its_own_answer(prepare: Callable[..., Any], tmp_path: Path) -> None:
     path = model_directory(tmp_path / "model", *LAYOUT)
-    assert prepare(path) == (0, {"path": str(path), "source": "path", "revision": None})
+    facts = {"revision": None, "downloaded": False, "size_bytes": 6}
+    assert prepare(path) == (0, {"path": str(path), "source": "path", **facts})
 
 
 def test_relative_directory_is_answered_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +159,8 @@ def test_hub_model_is_downloaded_once_and_without_pickles(
     assert (Path(answer["path"]) / "model.safetensors").read_bytes() == hub.files["model.safetensors"]
     assert any(path.endswith("/model.safetensors") for path in requests)
     assert not any(path.endswith(".bin") for path in requests)
-    assert prepare("owner/name", HF_ENDPOINT=closed_port) == (0, answer)
+    assert answer["downloaded"]
+    assert prepare("owner/name", HF_ENDPOINT=closed_port) == (0, {**answer, "downloaded": False})
 
 
 def test_revision_that_the_hub_lacks_is_not_found(prepare: Callable[..., Any]) -> None:

@@ -27,6 +27,10 @@ def main() -> int:
         from akidb_sidecar import _prepare  # noqa: PLC0415
 
         return _prepare.run(settings)
+    if isinstance(settings, _cli.ListSettings):
+        from akidb_sidecar import _catalog  # noqa: PLC0415
+
+        return _catalog.run()
     from akidb_sidecar import _doctor  # noqa: PLC0415
 
     return _doctor.run()

@@ -13,6 +13,8 @@ from akidb_sidecar._connection import HEARTBEAT_MS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from akidb_sidecar._hub import Asking
+
 
 CpuWeights = Literal["float32", "quantized"]
 """How 4-bit and 8-bit weights are held on a CPU."""
@@ -31,12 +33,20 @@ class WorkerSettings:
 
 @dataclass(frozen=True)
 class PrepareSettings:
-    """``prepare``: make a model lie in a local directory."""
+    """``prepare``, ``models pull``, ``models path``: make a model lie in a local directory, and say where."""
 
     model: str
     revision: str | None
     show_progress: bool
     ends_with_input: bool = False
+    asking: Asking = "when_missing"
+    for_workers: bool = True
+    """Whether what workers need beside the model is made, too."""
+
+
+@dataclass(frozen=True)
+class ListSettings:
+    """``models list``: say which models there are."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +54,8 @@ class DoctorSettings:
     """``doctor``: a check-up for people."""
 
 
-Settings = WorkerSettings | PrepareSettings | DoctorSettings
+Settings = WorkerSettings | PrepareSettings | ListSettings | DoctorSettings
+ASKING: dict[str, Asking] = {"pull": "always", "path": "never"}
 
 
 def parse(arguments: Sequence[str]) -> Settings:
@@ -56,6 +67,17 @@ def parse(arguments: Sequence[str]) -> Settings:
         )
     if flags.command == "prepare":
         return PrepareSettings(flags.model, flags.revision, flags.progress == "auto", flags.end_with_input)
+    if flags.command == "models":
+        if flags.action == "list":
+            return ListSettings()
+        return PrepareSettings(
+            flags.model,
+            flags.revision,
+            flags.progress == "auto",
+            flags.end_with_input,
+            ASKING[flags.action],
+            for_workers=False,
+        )
     return DoctorSettings()
 
 
@@ -80,15 +102,30 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     prepare = commands.add_parser("prepare", help="find or download a model and print where it is, as JSON")
-    prepare.add_argument("--model", required=True, help="name, hub repository (owner/name), or directory")
-    prepare.add_argument("--end-with-input", action="store_true", help="stop when standard input is closed")
-    prepare.add_argument("--revision", help="branch, tag or commit on the hub")
-    prepare.add_argument(
-        "--progress", choices=("auto", "off"), default="auto", help="progress bars on stderr"
-    )
+    _add_model(prepare)
+
+    models = commands.add_parser("models", help="list, download and find models; every answer is JSON")
+    actions = models.add_subparsers(dest="action", required=True)
+    actions.add_parser("list", help="print the known models, and those in the hub's local cache")
+    pull = actions.add_parser("pull", help="download a model, or what is newer of it on the hub")
+    _add_model(pull)
+    path = actions.add_parser("path", help="print where a model is, without asking the hub")
+    _add_model(path)
 
     commands.add_parser("doctor", help="print versions, device, BLAS, and how fast this machine multiplies")
     return parser
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", required=True, help="name, hub repository (owner/name), or directory")
+    parser.add_argument("--end-with-input", action="store_true", help="stop when standard input is closed")
+    parser.add_argument("--revision", help="branch, tag or commit on the hub")
+    parser.add_argument(
+        "--progress",
+        choices=("auto", "off"),
+        default="auto",
+        help="progress bars on stderr, where it is a terminal",
+    )
 
 
 def _positive(text: str) -> int:

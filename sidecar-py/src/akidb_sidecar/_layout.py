@@ -1,0 +1,86 @@
+"""Which files of a repository are wanted, and whether those that are there make a model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from akidb_sidecar._errors import ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+PATTERNS = ["*.safetensors", "*.json"]
+"""Never a pickle: no ``*.bin``, no ``*.pt``."""
+OTHER_FORMATS = (
+    "onnx",
+    "openvino",
+    "original",
+    "coreml",
+    "flax",
+    "gguf",
+    "tf",
+    "tflite",
+    "checkpoint-*",
+    "runs",
+)
+IGNORED = [pattern for folder in OTHER_FORMATS for pattern in (f"{folder}/*", f"*/{folder}/*")]
+"""Folders in which repositories keep the same model for other programs, or from its training."""
+PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
+INDEX = "model.safetensors.index.json"
+
+
+def check_names(names: Collection[str], model: str) -> None:
+    """Raise :class:`ModelError` when files of these names cannot be a model."""
+    for name in ("config.json", "tokenizer.json"):
+        if name not in names:
+            raise ModelError(
+                "bad_model", f"`{model}` has no `{name}`; a directory in Hugging Face layout is needed"
+            )
+    if any(name.endswith(".safetensors") and "/" not in name for name in names):
+        return
+    pickle = next((name for name in sorted(names) if name.endswith(PICKLES)), None)
+    if pickle is None:
+        raise ModelError(
+            "bad_model", f"`{model}` has no `*.safetensors`; other weight formats are never loaded"
+        )
+    raise ModelError(
+        "bad_model",
+        f"`{model}` has its weights only as a pickle, `{pickle}`, and no `*.safetensors`; "
+        "reading a pickle can run any code, so they are never loaded",
+    )
+
+
+def check_directory(path: Path, model: str) -> None:
+    """Raise :class:`ModelError` when a directory does not hold a whole model."""
+    check_names([file.name for file in path.iterdir() if file.is_file()], model)
+    for shard in shards(path):
+        if not (path / shard).is_file():
+            raise ModelError("bad_model", f"`{model}` has no `{shard}`, which `{INDEX}` names")
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a directory holds a whole model, as far as its own files say."""
+    try:
+        check_directory(path, "")
+    except (ModelError, OSError):
+        return False
+    return True
+
+
+def size_bytes(path: Path) -> int:
+    """Return what the wanted files of a directory take, in bytes."""
+    return sum(file.stat().st_size for pattern in PATTERNS for file in path.rglob(pattern) if file.is_file())
+
+
+def shards(path: Path) -> list[str]:
+    """Return the names of the files that a checkpoint is spread over; none when it is in one file."""
+    try:
+        index = json.loads((path / INDEX).read_bytes())
+        names = {str(name) for name in index["weight_map"].values()}
+    except FileNotFoundError:
+        return []
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ModelError("bad_model", f"`{INDEX}` in `{path}` cannot be read") from error
+    return sorted(names)
