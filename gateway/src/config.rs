@@ -274,7 +274,8 @@ mod tests {
         .unwrap_err();
         let text = error.to_string();
         assert_eq!(text.lines().count(), 9, "{text}");
-        for part in ["`2GB`", "`int4`", "`1ms`", "`0`", "`many`", "`30`", "`nowhere`", "`xml`", "AKIDB_MODEL"] {
+        for part in ["`2GB`", "`int4`", "`1ms`", "`0`", "`many`", "`30`", "`nowhere`", "`xml`", "AKIDB_MODEL"]
+        {
             assert!(text.contains(part), "{part} is not in {text}");
         }
         assert_eq!(error.exit_code(), crate::error::ExitCode::Usage);

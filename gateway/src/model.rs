@@ -54,11 +54,7 @@ impl CpuWeights {
 
 impl Default for Config {
     fn default() -> Self {
-        Self {
-            model: "qwen3-0.6b-4bit".to_owned(),
-            served_name: None,
-            cpu_weights: CpuWeights::default(),
-        }
+        Self { model: "qwen3-0.6b-4bit".to_owned(), served_name: None, cpu_weights: CpuWeights::default() }
     }
 }
 

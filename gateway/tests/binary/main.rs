@@ -15,6 +15,7 @@ mod native_api;
 mod operations;
 mod overload;
 mod prompts;
+mod qwen3;
 mod real_model;
 mod shutdown;
 mod start;

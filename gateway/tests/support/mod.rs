@@ -446,17 +446,26 @@ pub fn run_to_end(mut command: Command) -> (i32, String, Duration) {
 
 /// The golden texts, their token counts, and their reference vectors.
 pub fn golden() -> Vec<(String, u64, Vec<f32>)> {
-    let folder = checkout().join("sidecar-py/tests/golden");
+    let folder = golden_folder();
     let texts: Value = serde_json::from_slice(&std::fs::read(folder.join("minilm.json")).unwrap()).unwrap();
-    let npy = std::fs::read(folder.join("minilm.npy")).unwrap();
+    let texts = texts.as_array().unwrap();
+    let case = |(text, vector): (&Value, Vec<f32>)| {
+        (text["text"].as_str().unwrap().to_owned(), text["token_count"].as_u64().unwrap(), vector)
+    };
+    texts.iter().zip(read_vectors(&folder.join("minilm.npy"), texts.len())).map(case).collect()
+}
+
+/// Where golden texts, vectors and small checkpoints are.
+pub fn golden_folder() -> PathBuf {
+    checkout().join("sidecar-py/tests/golden")
+}
+
+/// The vectors of a file in numpy's format: as many as there are texts.
+pub fn read_vectors(file: &Path, texts: usize) -> Vec<Vec<f32>> {
+    let npy = std::fs::read(file).unwrap();
     // Format of .npy, version 1: ten bytes, the length of a header, the header, then the numbers.
     let header_bytes = usize::from(u16::from_le_bytes([npy[8], npy[9]]));
     let numbers: Vec<f32> =
         npy[10 + header_bytes..].as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
-    let texts = texts.as_array().unwrap();
-    let dimension = numbers.len() / texts.len();
-    let case = |(text, vector): (&Value, &[f32])| {
-        (text["text"].as_str().unwrap().to_owned(), text["token_count"].as_u64().unwrap(), vector.to_vec())
-    };
-    texts.iter().zip(numbers.chunks(dimension)).map(case).collect()
+    numbers.chunks(numbers.len() / texts).map(<[f32]>::to_vec).collect()
 }

@@ -5,19 +5,16 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, get_args
 
 from akidb_sidecar import __version__
 from akidb_sidecar._connection import HEARTBEAT_MS
+from akidb_sidecar._engine import CpuWeights
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from akidb_sidecar._hub import Asking
-
-
-CpuWeights = Literal["float32", "quantized"]
-"""How 4-bit and 8-bit weights are held on a CPU."""
 
 
 @dataclass(frozen=True)

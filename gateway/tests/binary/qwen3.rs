@@ -1,0 +1,127 @@
+//! Qwen3 through the whole way, on small checkpoints with random weights, against the reference implementation.
+
+use serde_json::{Value, json};
+
+use crate::support::{self, Answer, Gateway, cosine, golden_folder, read_vectors};
+
+const LEAST_COSINE: f64 = 0.9999;
+/// What golden texts are mixed with.
+const LONG_TEXTS: [usize; 3] = [300, 700, 3000];
+
+struct Golden {
+    text: String,
+    tokens: u64,
+    full: Vec<f32>,
+    cut: Vec<f32>,
+}
+
+struct Model {
+    gateway: Gateway,
+    golden: Vec<Golden>,
+    cut_dimension: usize,
+}
+
+impl Model {
+    fn start(name: &str, cpu_weights: &str) -> Self {
+        let folder = golden_folder().join(name);
+        let file: Value =
+            serde_json::from_slice(&std::fs::read(folder.join("golden.json")).unwrap()).unwrap();
+        let cases = file["cases"].as_array().unwrap();
+        let full = read_vectors(&folder.join("full.npy"), cases.len());
+        let cut = read_vectors(&folder.join("mrl.npy"), cases.len());
+        let golden = cases.iter().zip(full.into_iter().zip(cut)).map(|(case, (full, cut))| Golden {
+            text: case["text"].as_str().unwrap().to_owned(),
+            tokens: case["token_ids"].as_array().unwrap().len() as u64,
+            full,
+            cut,
+        });
+        let mut command = support::command();
+        command.arg("--model").arg(&folder).args(["--workers", "1", "--cpu-weights", cpu_weights]);
+        let gateway = Gateway::start(command, None);
+        gateway.wait_until_ready();
+        let cut_dimension = usize::try_from(file["mrl_dimensions"].as_u64().unwrap()).unwrap();
+        Self { gateway, golden: golden.collect(), cut_dimension }
+    }
+
+    fn embed(&self, texts: &[&str], dimensions: Option<usize>) -> Answer {
+        let body = json!({"texts": texts, "dimensions": dimensions});
+        let answer = self.gateway.post("/api/v1/embed", &body.to_string());
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        answer
+    }
+}
+
+fn check(name: &str, cpu_weights: &str) {
+    let model = Model::start(name, cpu_weights);
+    assert_eq!(model.golden.len(), 16);
+    let is_near = |vector: &[f32], expected: &[f32], text: &str| {
+        assert_eq!(vector.len(), expected.len());
+        let cosine = cosine(vector, expected);
+        assert!(cosine >= LEAST_COSINE, "{cosine} for {text:?}");
+    };
+    for case in &model.golden {
+        let full = model.embed(&[&case.text], None);
+        assert_eq!(full.json()["usage"]["total_tokens"], case.tokens, "{:?}", case.text);
+        is_near(&full.vectors()[0], &case.full, &case.text);
+        let cut = model.embed(&[&case.text], Some(model.cut_dimension));
+        assert_eq!(cut.json()["dimension"], model.cut_dimension);
+        is_near(&cut.vectors()[0], &case.cut, &case.text);
+    }
+    let texts: Vec<&str> = model.golden.iter().map(|case| case.text.as_str()).collect();
+    let batch = model.embed(&texts, None);
+    assert_eq!(
+        batch.json()["usage"]["total_tokens"],
+        model.golden.iter().map(|case| case.tokens).sum::<u64>()
+    );
+    for (vector, case) in batch.vectors().iter().zip(&model.golden) {
+        is_near(vector, &case.full, &case.text);
+    }
+    let long_texts: Vec<String> = LONG_TEXTS.iter().map(|words| "longer ".repeat(*words)).collect();
+    for seed in 1..=3 {
+        let mut mixed: Vec<(&str, Option<&Golden>)> =
+            long_texts.iter().map(|text| (text.as_str(), None)).collect();
+        mixed.extend(model.golden.iter().map(|case| (case.text.as_str(), Some(case))));
+        fastrand::Rng::with_seed(seed).shuffle(&mut mixed);
+        let texts: Vec<&str> = mixed.iter().map(|(text, _)| *text).collect();
+        let (full, cut) = (model.embed(&texts, None), model.embed(&texts, Some(model.cut_dimension)));
+        assert_eq!(full.json()["usage"]["truncated"], 1);
+        let vectors = full.vectors().into_iter().zip(cut.vectors());
+        for ((full, cut), (text, case)) in vectors.zip(&mixed) {
+            if let Some(case) = case {
+                is_near(&full, &case.full, text);
+                is_near(&cut, &case.cut, text);
+            }
+        }
+    }
+}
+
+#[test]
+fn float32_weights_give_the_reference_vectors() {
+    check("tiny-qwen3", "float32");
+}
+
+#[test]
+fn four_bit_weights_give_the_reference_vectors_when_dequantized() {
+    check("tiny-qwen3-4bit", "float32");
+}
+
+#[test]
+fn four_bit_weights_give_the_reference_vectors_when_kept() {
+    check("tiny-qwen3-4bit", "quantized");
+}
+
+#[test]
+fn a_batch_of_texts_of_all_lengths_has_the_vectors_of_the_single_ones() {
+    let model = Model::start("tiny-qwen3", "float32");
+    let texts: Vec<String> = [0, 1, 2, 7, 15, 30, 31, 32, 100, 250, 500, 900, 1023, 2040]
+        .iter()
+        .map(|words| format!("a{}", " b".repeat(*words)))
+        .collect();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let batch = model.embed(&texts, None);
+    assert!(batch.json()["usage"]["total_tokens"].as_u64().unwrap() > 4900, "{:?}", batch.json()["usage"]);
+    for (text, vector) in texts.iter().zip(batch.vectors()) {
+        let single = model.embed(&[text], None).vectors().remove(0);
+        assert!(cosine(&vector, &single) >= 0.99999, "a text of {} bytes", text.len());
+    }
+}
