@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import random
+import struct
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import pytest
+from conftest import pack
 from qwen3_checkpoint import Checkpoint
 
 from akidb_sidecar import _mlx_engine
+from akidb_sidecar._engine import Batch
 from akidb_sidecar._errors import ModelError
 
 pytestmark = pytest.mark.mlx
@@ -185,6 +189,27 @@ def test_files_that_the_index_does_not_name_are_left_alone(tmp_path: Path) -> No
 def test_an_index_that_is_none_is_refused(plain: Path, index: str) -> None:
     (plain / INDEX).write_text(index)
     assert f"`{INDEX}`" in refusal(plain)
+
+
+def test_a_flipped_bit_of_the_header_is_refused_or_changes_nothing(plain: Path) -> None:
+    file = plain / "model.safetensors"
+    intact = file.read_bytes()
+    (header_bytes,) = struct.unpack_from("<Q", intact)
+    batch = Batch(*pack([[1, 2, 3], [4]]), pooling="last")
+    expected = bytes(_mlx_engine.load(plain, 128).embed(batch))
+    generator = random.Random(6)  # noqa: S311 - repeatable
+    refused = 0
+    for _ in range(400):
+        damaged = bytearray(intact)
+        damaged[generator.randrange(8 + header_bytes)] ^= 1 << generator.randrange(8)
+        file.write_bytes(damaged)
+        try:
+            engine = _mlx_engine.load(plain, 128)
+        except ModelError as error:
+            refused += error.code == "bad_model" and len(error.message.splitlines()) == 1
+        else:
+            assert bytes(engine.embed(batch)) == expected
+    assert refused > 300
 
 
 def test_numbers_that_are_not_finite_are_refused(plain: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import struct
 from array import array
 from math import prod
@@ -215,7 +216,9 @@ def test_header_that_is_no_table_of_tensors_is_refused(model_path: Path, header:
     ids=str,
 )
 def test_entry_that_contradicts_itself_is_refused(model_path: Path, changes: dict[str, Any]) -> None:
-    assert "`model.safetensors` cannot be read" in refusal(model_path, changed(LAST, **changes))
+    assert re.match(
+        "`model.safetensors` (cannot be read|is damaged)", refusal(model_path, changed(LAST, **changes))
+    )
 
 
 @pytest.mark.parametrize("shape", [[32, 40], [1280], [40, 32, 1], [-40, -32]], ids=str)

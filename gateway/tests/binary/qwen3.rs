@@ -1,12 +1,14 @@
 //! Qwen3 through the whole way, on small checkpoints with random weights, against the reference implementation.
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 
 use crate::support::{self, Answer, Gateway, cosine, golden_folder, read_vectors};
 
 const LEAST_COSINE: f64 = 0.9999;
 /// What golden texts are mixed with.
-const LONG_TEXTS: [usize; 3] = [300, 700, 3000];
+const LONG_TEXTS: [usize; 3] = [100, 400, 3000];
 
 struct Golden {
     text: String,
@@ -91,6 +93,97 @@ fn check(name: &str, cpu_weights: &str) {
                 is_near(&full, &case.full, text);
                 is_near(&cut, &case.cut, text);
             }
+        }
+    }
+}
+
+/// What can be wrong with the files of a model.
+type Damage = fn(&Path);
+
+fn with_config(folder: &Path, change: impl Fn(&mut Value)) {
+    let file = folder.join("config.json");
+    let mut config: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    change(&mut config);
+    std::fs::write(file, config.to_string()).unwrap();
+}
+
+fn with_weights(folder: &Path, change: impl Fn(&mut Vec<u8>)) {
+    let file = folder.join("model.safetensors");
+    let mut bytes = std::fs::read(&file).unwrap();
+    change(&mut bytes);
+    std::fs::write(file, bytes).unwrap();
+}
+
+const DAMAGES: [(&str, Damage, &str); 8] = [
+    (
+        "no weights",
+        |folder| std::fs::remove_file(folder.join("model.safetensors")).unwrap(),
+        "has no `*.safetensors`",
+    ),
+    (
+        "a pickle only",
+        |folder| {
+            std::fs::rename(folder.join("model.safetensors"), folder.join("pytorch_model.bin")).unwrap();
+        },
+        "has its weights only as a pickle, `pytorch_model.bin`",
+    ),
+    (
+        "cut short",
+        |folder| with_weights(folder, |bytes| bytes.truncate(bytes.len() / 2)),
+        "`model.safetensors` is damaged",
+    ),
+    (
+        "bits flipped in the header's length",
+        |folder| with_weights(folder, |bytes| bytes[2] ^= 0x10),
+        "`model.safetensors` is damaged",
+    ),
+    (
+        "bits flipped in the header",
+        |folder| with_weights(folder, |bytes| bytes[8..200].iter_mut().for_each(|byte| *byte ^= 0x04)),
+        "`model.safetensors` is damaged",
+    ),
+    ("another shape", |folder| with_config(folder, |config| config["hidden_size"] = json!(256)), "has shape"),
+    (
+        "an unknown architecture",
+        |folder| with_config(folder, |config| config["model_type"] = json!("qwen9")),
+        "`qwen9` is not supported; supported are `bert`",
+    ),
+    (
+        "a part that nobody computes",
+        |folder| {
+            let modules = json!([{"idx": 0, "name": "0", "path": "2_Dense", "type": "models.Dense"}]);
+            std::fs::write(folder.join("modules.json"), modules.to_string()).unwrap();
+        },
+        "Dense",
+    ),
+];
+
+#[test]
+fn a_damaged_model_ends_the_gateway_with_one_clear_line_and_nothing_is_tried_again() {
+    for (what, damage, expected) in DAMAGES {
+        let folder = tempfile::tempdir().unwrap();
+        let model = folder.path().join("model");
+        copy_folder(&golden_folder().join("tiny-qwen3"), &model);
+        damage(&model);
+        let mut command = support::command();
+        command.env("AKIDB_LOG_FORMAT", "text").arg("--model").arg(&model).args(["--workers", "2"]);
+        let (code, stderr, took) = support::run_to_end(command);
+        let errors: Vec<&str> = stderr.lines().filter(|line| line.starts_with("error: ")).collect();
+        assert_eq!((code, errors.len()), (78, 1), "{what}: {stderr}");
+        assert!(errors[0].contains(expected), "{what}: {}", errors[0]);
+        assert!(took.as_secs() < 20, "{what} took {took:?}");
+        assert!(!stderr.contains("starts again") && !stderr.contains("Traceback"), "{what}: {stderr}");
+    }
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_folder(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
         }
     }
 }

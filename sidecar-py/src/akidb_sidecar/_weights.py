@@ -121,7 +121,7 @@ def _files(model_path: Path) -> list[Path]:
 
 
 def _check_header(file: Path) -> None:
-    """Check that every tensor that the header names lies inside the file."""
+    """Check that the tensors fill the file, one behind the other. MLX compares their sizes and shapes."""
     size_bytes = file.stat().st_size
     with file.open("rb") as opened:
         start = opened.read(8)
@@ -131,17 +131,28 @@ def _check_header(file: Path) -> None:
                 "bad_model", f"`{file.name}` is damaged: its header cannot have {header_bytes} bytes"
             )
         try:
-            header = json.loads(opened.read(header_bytes))
-            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-            needed_bytes = max(map(operator.index, ends), default=0)
+            header = json.loads(opened.read(header_bytes), object_pairs_hook=_without_duplicates)
+            offsets = [entry["data_offsets"] for name, entry in header.items() if name != "__metadata__"]
+            places = sorted((operator.index(start), operator.index(end)) for start, end in offsets)
         except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
             raise ModelError("bad_model", f"`{file.name}` is damaged: its header is not valid") from error
-    if header_bytes + 8 + needed_bytes != size_bytes:
+    end = 0
+    for place_start, place_end in places:
+        if place_start != end:
+            raise ModelError("bad_model", f"`{file.name}` is damaged: its tensors overlap or leave gaps")
+        end = place_end
+    if header_bytes + 8 + end != size_bytes:
         raise ModelError(
             "bad_model",
-            f"`{file.name}` is damaged: "
-            f"it has {size_bytes} bytes where {header_bytes + 8 + needed_bytes} are needed",
+            f"`{file.name}` is damaged: it has {size_bytes} bytes where {header_bytes + 8 + end} are needed",
         )
+
+
+def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    entries = dict(pairs)
+    if len(entries) != len(pairs):
+        raise ValueError("a name stands twice")
+    return entries
 
 
 def _dtype(tensor: mx.array) -> str:
