@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import struct
+import subprocess
+import sys
 from array import array
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +35,32 @@ GOLDEN = Path(__file__).parent / "golden"
 GOLDEN_COSINE = 0.9999
 SAME_COSINE = 0.99999
 LONGEST = 2048
+
+LARGEST_GROWTH_BYTES = 40_000_000
+
+MEMORY_SCRIPT = """
+import random, resource, sys
+from array import array
+from pathlib import Path
+from akidb_sidecar import _mlx_engine
+from akidb_sidecar._engine import Batch
+
+engine = _mlx_engine.load(Path(sys.argv[1]), 2048)
+generator = random.Random(1)
+
+def embed(lengths):
+    ids = array("I", [generator.randrange(2000) for _ in range(sum(lengths))])
+    engine.embed(Batch(array("I", lengths).tobytes(), ids.tobytes(), "last", 2))
+
+def vary(texts):
+    for _ in range(texts):
+        embed([generator.randint(1, int(sys.argv[2]))])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+embed([int(sys.argv[2])])
+print(vary(40), vary(200))
+"""
 
 ENGINES = {
     "plain, kernels": ("tiny-qwen3", "kernels"),
@@ -249,3 +278,18 @@ def test_a_text_beyond_the_limit_or_the_vocabulary_is_refused(tmp_path: Path) ->
         assert len(embed(engine, [made_up_text(64, 1, 50)])) == 1
         with pytest.raises(BatchError, match="9999"):
             embed(engine, [[9999]])
+
+
+@pytest.mark.parametrize(("reference_blas", "longest_text"), [("0", 2000), ("1", 120)])
+def test_memory_levels_off_over_texts_of_random_length(reference_blas: str, longest_text: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY_SCRIPT, str(GOLDEN / "tiny-qwen3-4bit"), str(longest_text)],
+        env={**os.environ, "AKIDB_REFERENCE_BLAS": reference_blas},
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=100,
+    )
+    before, after = map(int, done.stdout.split())
+    assert before > 50_000_000
+    assert after - before < LARGEST_GROWTH_BYTES

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 MODEL_TYPES = ("bert", "qwen3")
 CACHE_LIMIT_BYTES = 64 * 1024 * 1024
 """Freed buffers that MLX may keep: with varied shapes its cache would grow without end."""
+CACHE_LIMIT_BESIDE_KERNELS_BYTES = 4 * 1024 * 1024
+"""The same where MLX does no more than look rows up."""
 
 
 def load(model_path: Path, max_tokens: int, cpu_weights: CpuWeights = "float32") -> Engine:
@@ -54,6 +56,8 @@ def load(model_path: Path, max_tokens: int, cpu_weights: CpuWeights = "float32")
         raise ModelError("bad_model", f"`config.json` has no {error}") from error
     except (TypeError, ValueError, ArithmeticError) as error:
         raise ModelError("bad_model", f"`config.json` has a value that cannot be used: {error}") from error
+    if isinstance(engine, KernelEngine):
+        mx.set_cache_limit(CACHE_LIMIT_BESIDE_KERNELS_BYTES)
     mx.clear_cache()
     return engine
 
