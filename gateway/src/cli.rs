@@ -2,13 +2,30 @@
 
 mod faults;
 mod limits;
+mod models;
 
 pub use faults::FaultFlags;
 pub use limits::LimitFlags;
+pub use models::{EnvironmentFlags, ModelFlags, ModelsFlags};
 
-use clap::{Args, CommandFactory, FromArgMatches, Parser, ValueEnum};
+use std::ffi::OsString;
 
-/// Everything that can be typed.
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, ValueEnum};
+
+/// What is served when nobody says what.
+const DEFAULT_MODEL: &str = "qwen3-0.6b-4bit";
+
+/// What was asked for.
+#[derive(Debug, Clone)]
+pub enum Command {
+    /// Serve embeddings over HTTP.
+    Serve(Box<ServeFlags>),
+    /// List, download or find models.
+    Models(ModelsFlags),
+}
+
+/// `akidb-gateway` without `models`.
 #[derive(Debug, Parser)]
 #[command(
     name = "akidb-gateway",
@@ -16,18 +33,21 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, ValueEnum};
     about = "Text embeddings on this machine, over HTTP, by workers that may crash without anybody noticing",
     after_help = AFTER_HELP
 )]
-pub struct Cli {
-    /// What to do: `serve` embeddings over HTTP, which is the default
+struct Cli {
+    /// What to do; `serve` is the default
     #[arg(value_enum, value_name = "COMMAND", default_value = "serve", hide_default_value = true)]
-    command: Command,
+    command: CommandName,
     #[command(flatten)]
     serve: ServeFlags,
 }
 
-/// A command may stand before, between and behind the flags.
+/// `serve` may stand before, between and behind its flags; `models` has flags of its own.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Command {
+enum CommandName {
+    /// Serve embeddings over HTTP
     Serve,
+    /// List, download and find models; see `akidb-gateway models --help`
+    Models,
 }
 
 /// Flags of `serve`. Every one is also an environment variable; the flag wins.
@@ -66,10 +86,16 @@ pub struct ServeFlags {
         long,
         env = "AKIDB_MODEL",
         value_name = "NAME|PATH",
-        default_value = "qwen3-0.6b-4bit",
+        default_value = DEFAULT_MODEL,
         help_heading = "Model"
     )]
     pub model: String,
+
+    /// Branch, tag or commit on the hub
+    ///
+    /// Default: `main`. The commit that it was when it was downloaded is served until `models pull` is asked for a newer one.
+    #[arg(long, env = "AKIDB_REVISION", value_name = "REVISION", help_heading = "Model")]
+    pub revision: Option<String>,
 
     /// Name that requests and answers use for the model
     ///
@@ -196,6 +222,7 @@ Times are written as `500ms`, `30s`, `2m`. AKIDB_LOG filters the log (`info` by 
 
 Examples:
   akidb-gateway --model all-minilm-l6-v2 --workers 2
+  akidb-gateway models list
   curl -s localhost:8080/api/v1/embed -H 'content-type: application/json' -d '{\"texts\":[\"Hello world\"]}'
 
 Exit codes: 0 stopped by a signal, 64 wrong usage, 70 internal error, 78 unusable model or environment,
@@ -206,8 +233,15 @@ Exit codes: 0 stopped by a signal, 64 wrong usage, 70 internal error, 78 unusabl
 /// # Errors
 ///
 /// Clap's own error, which also carries the text of `--help` and `--version`.
-pub fn parse(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> Result<ServeFlags, clap::Error> {
-    let matches = Cli::command().try_get_matches_from(arguments)?;
-    let Cli { command: Command::Serve, serve } = Cli::from_arg_matches(&matches)?;
-    Ok(serve)
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, clap::Error> {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    if arguments.get(1).is_some_and(|word| word == "models") {
+        return Ok(Command::Models(models::Models::try_parse_from(&arguments[1..])?.flags));
+    }
+    let typed = Cli::try_parse_from(arguments)?;
+    match typed.command {
+        CommandName::Serve => Ok(Command::Serve(Box::new(typed.serve))),
+        CommandName::Models => Err(Cli::command()
+            .error(ErrorKind::ArgumentConflict, "`models` must come first, before its own flags")),
+    }
 }

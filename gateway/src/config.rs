@@ -1,13 +1,13 @@
 //! The command line with its meaning: validated, nested, one `Config` per subsystem.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::cli::{FaultFlags, ServeFlags};
+use crate::cli::{FaultFlags, ModelFlags, ModelsFlags, ServeFlags};
 use crate::error::StartError;
 use crate::model::CpuWeights;
-use crate::{http, manager, model, pool, scheduler, supervisor};
+use crate::{catalog, http, manager, model, pool, scheduler, supervisor};
 
 /// Everything the process needs to know.
 #[derive(Debug, Clone)]
@@ -55,6 +55,7 @@ impl Config {
                 request_timeout: check.time("--request-timeout", &flags.request_timeout, MILLISECOND, HOUR),
                 model: model::Config {
                     model: check.name("--model", &flags.model),
+                    revision: check.revision(flags.revision.as_deref(), &flags.model),
                     served_name: flags
                         .served_model_name
                         .as_deref()
@@ -101,6 +102,29 @@ impl Config {
                 LogFormat::Text
             }),
         };
+        if check.problems.is_empty() { Ok(config) } else { Err(StartError::Usage(check.problems)) }
+    }
+}
+
+impl catalog::Config {
+    /// Gives the flags of a `models` command their meaning.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError::Usage`] with one line for each value that is out of range.
+    pub fn from_flags(flags: &ModelsFlags) -> Result<Self, StartError> {
+        let mut check = Check { problems: Vec::new() };
+        let mut wanted = |flags: &ModelFlags| catalog::Wanted {
+            model: check.name("--model", &flags.model),
+            revision: check.revision(flags.revision.as_deref(), &flags.model),
+        };
+        let (action, environment) = match flags {
+            ModelsFlags::List { json, environment } => (catalog::Action::List { json: *json }, environment),
+            ModelsFlags::Pull(flags) => (catalog::Action::Pull(wanted(flags)), &flags.environment),
+            ModelsFlags::Path(flags) => (catalog::Action::Path(wanted(flags)), &flags.environment),
+        };
+        let python = environment.python.as_deref().map(PathBuf::from);
+        let config = Self { action, python, show_progress: false };
         if check.problems.is_empty() { Ok(config) } else { Err(StartError::Usage(check.problems)) }
     }
 }
@@ -221,6 +245,14 @@ impl Check {
         SocketAddr::from(([127, 0, 0, 1], 0))
     }
 
+    fn revision(&mut self, revision: Option<&str>, model: &str) -> Option<String> {
+        let revision = self.name("--revision", revision?);
+        if Path::new(model).is_dir() {
+            self.problem("--revision", &revision, &format!("left out, because `{model}` is a directory"));
+        }
+        Some(revision)
+    }
+
     fn cpu_weights(&mut self, text: &str) -> CpuWeights {
         let known = [CpuWeights::Float32, CpuWeights::Quantized];
         known.into_iter().find(|weights| weights.name() == text.trim()).unwrap_or_else(|| {
@@ -244,10 +276,25 @@ fn most_patient() -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::Command;
+
+    fn command(arguments: &[&str]) -> Result<Command, clap::Error> {
+        let arguments = std::iter::once("akidb-gateway").chain(arguments.iter().copied());
+        crate::cli::parse(arguments.map(Into::into))
+    }
 
     fn config(arguments: &[&str]) -> Result<Config, StartError> {
-        let arguments = std::iter::once("akidb-gateway").chain(arguments.iter().copied());
-        Config::from_flags(&crate::cli::parse(arguments.map(Into::into)).unwrap())
+        match command(arguments).unwrap() {
+            Command::Serve(flags) => Config::from_flags(&flags),
+            Command::Models(_) => panic!("{arguments:?} is no `serve`"),
+        }
+    }
+
+    fn models(arguments: &[&str]) -> Result<catalog::Config, StartError> {
+        match command(arguments).unwrap() {
+            Command::Models(flags) => catalog::Config::from_flags(&flags),
+            Command::Serve(_) => panic!("{arguments:?} is no `models`"),
+        }
     }
 
     #[test]
@@ -312,6 +359,32 @@ mod tests {
             assert_eq!(config.manager.supervisor.workers, Some(3), "{arguments:?}");
             assert_eq!(config.manager.model.model, "all-minilm-l6-v2", "{arguments:?}");
         }
+    }
+
+    #[test]
+    fn a_models_command_comes_first_and_has_flags_of_its_own() {
+        let pull = models(&["models", "pull", "owner/name", "--revision", "v1", "--python", "p"]).unwrap();
+        assert_eq!(pull.python.as_deref(), Some(Path::new("p")));
+        let wanted = catalog::Wanted { model: "owner/name".to_owned(), revision: Some("v1".to_owned()) };
+        assert_eq!(pull.action, catalog::Action::Pull(wanted));
+        let default = catalog::Wanted { model: "qwen3-0.6b-4bit".to_owned(), revision: None };
+        assert_eq!(models(&["models", "path"]).unwrap().action, catalog::Action::Path(default));
+        let list = models(&["models", "list", "--json"]).unwrap();
+        assert_eq!(list.action, catalog::Action::List { json: true });
+        for wrong in [&["models"][..], &["models", "list", "x"], &["--workers=2", "models"]] {
+            assert!(command(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_directory_has_no_revision() {
+        for arguments in [&["--model", "/", "--revision", "v1"][..], &["--revision="]] {
+            let error = config(arguments).unwrap_err().to_string();
+            assert!(error.contains("`--revision` (or AKIDB_REVISION)"), "{error}");
+        }
+        let error = models(&["models", "pull", "/", "--revision", "v1"]).unwrap_err().to_string();
+        assert!(error.ends_with("it must be left out, because `/` is a directory"), "{error}");
+        assert_eq!(config(&["--revision", "v1"]).unwrap().manager.model.revision.as_deref(), Some("v1"));
     }
 
     #[test]

@@ -225,6 +225,17 @@ pub enum StartError {
         /// A full command line that would serve.
         works: String,
     },
+    /// The model is not in the local cache, and the hub was not to be asked.
+    #[error("{reason}\nhint: run `{pull}`")]
+    NotDownloaded {
+        /// What was looked for, in one line.
+        reason: String,
+        /// A command that downloads it.
+        pull: String,
+    },
+    /// The model cannot be downloaded.
+    #[error("{0}")]
+    Download(String),
     /// A file of the model is missing or wrong.
     #[error("cannot use model `{model}`: {reason}")]
     Model {
@@ -271,6 +282,8 @@ impl StartError {
             Self::NoPython { .. }
             | Self::Sidecar { .. }
             | Self::ModelNotFound { .. }
+            | Self::NotDownloaded { .. }
+            | Self::Download(_)
             | Self::Model { .. }
             | Self::WorkerFatal(_)
             | Self::Listen { .. } => ExitCode::Configuration,

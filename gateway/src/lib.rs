@@ -22,6 +22,7 @@
 //! * [`supervisor`]: starts workers and starts them again; stands beside the path.
 //! * `sidecar`: finds the Python environment; the only part that starts processes.
 //! * [`model`]: which model, and what its files say.
+//! * [`catalog`]: the `models` commands: which models there are, and where.
 //! * [`cli`], [`config`]: flags as typed, and what they mean.
 //! * `job`: one text on its way, from the manager to a worker's answer.
 //! * `benchmark`: the inner functions that benchmarks measure; no part of the API.
@@ -47,6 +48,7 @@
 
 #[doc(hidden)]
 pub mod benchmark;
+pub mod catalog;
 pub mod cli;
 pub mod config;
 pub mod error;

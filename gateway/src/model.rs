@@ -15,7 +15,7 @@ pub(crate) use prompts::Prompts;
 use std::path::{Path, PathBuf};
 
 use crate::error::StartError;
-use crate::sidecar::Sidecar;
+use crate::sidecar::{Sidecar, Wanted};
 use akidb_protocol::Pooling;
 use files::{ModelConfig, OneOrMany, SentenceConfig, TokenizerConfig};
 use modules::Head;
@@ -25,6 +25,8 @@ use modules::Head;
 pub struct Config {
     /// A name, a hub repository, or a directory.
     pub model: String,
+    /// Branch, tag or commit on the hub; `None` is `main`.
+    pub revision: Option<String>,
     /// Name for requests and answers; `None` derives it from `model`.
     pub served_name: Option<String>,
     /// How workers on a CPU hold 4-bit and 8-bit weights.
@@ -54,7 +56,12 @@ impl CpuWeights {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { model: "qwen3-0.6b-4bit".to_owned(), served_name: None, cpu_weights: CpuWeights::default() }
+        Self {
+            model: "qwen3-0.6b-4bit".to_owned(),
+            revision: None,
+            served_name: None,
+            cpu_weights: CpuWeights::default(),
+        }
     }
 }
 
@@ -109,8 +116,9 @@ impl Model {
         sidecar: &Sidecar,
         show_progress: bool,
     ) -> Result<Self, StartError> {
-        let prepared = sidecar.prepare(&config.model, show_progress).await?.map_err(|error| {
-            match error.code.as_str() {
+        let wanted = Wanted { model: &config.model, revision: config.revision.as_deref() };
+        let prepared =
+            sidecar.prepare(wanted, show_progress).await?.map_err(|error| match error.code.as_str() {
                 "model_not_found" | "hub_unreachable" => StartError::ModelNotFound {
                     reason: error.message,
                     works: command_that_works(
@@ -118,8 +126,7 @@ impl Model {
                     ),
                 },
                 _ => StartError::Model { model: config.model.clone(), reason: error.message },
-            }
-        })?;
+            })?;
         let served_name = config.served_name.clone().unwrap_or_else(|| default_name(&config.model));
         let model = Self::read(served_name, prepared.path)
             .map_err(|reason| StartError::Model { model: config.model.clone(), reason })?;
@@ -184,10 +191,11 @@ fn command_that_works(arguments: impl Iterator<Item = String>) -> String {
     let mut words = Vec::new();
     let mut arguments = arguments.peekable();
     while let Some(word) = arguments.next() {
-        if word == "--model" || word == "--served-model-name" {
-            arguments.next();
-        } else if !word.starts_with("--model=") && !word.starts_with("--served-model-name=") {
+        let flag = word.split('=').next().unwrap_or_default();
+        if !["--model", "--revision", "--served-model-name"].contains(&flag) {
             words.push(word);
+        } else if flag == word {
+            arguments.next();
         }
     }
     words.extend(["--model".to_owned(), "all-minilm-l6-v2".to_owned()]);
@@ -244,8 +252,18 @@ mod tests {
 
     #[test]
     fn the_command_that_works_keeps_the_other_flags() {
-        let typed =
-            ["bin/akidb-gateway", "--model", "gone", "--workers", "2", "--model=x", "--python", "a b"];
+        let typed = [
+            "bin/akidb-gateway",
+            "--model",
+            "gone",
+            "--revision",
+            "v1",
+            "--workers",
+            "2",
+            "--model=x",
+            "--python",
+            "a b",
+        ];
         let works = command_that_works(typed.iter().map(|word| (*word).to_owned()));
         assert_eq!(works, "bin/akidb-gateway --workers 2 --python 'a b' --model all-minilm-l6-v2");
     }

@@ -1,14 +1,15 @@
 //! The Python side of the house as the gateway sees it: where it is, and what can be asked of it.
 //!
 //! [`Sidecar::find`] looks for an environment with `akidb_sidecar`, [`Sidecar::prepare`] resolves a model
-//! with it, and [`process`] starts workers from it.
+//! with it, its neighbours list and download models, and [`process`] starts workers from it.
 
 pub(crate) mod process;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use crate::error::StartError;
 
@@ -28,6 +29,46 @@ pub(crate) struct Prepared {
     pub(crate) source: String,
     /// The hub's commit, where there is one.
     pub(crate) revision: Option<String>,
+    /// Whether any of its files came just now.
+    #[serde(default)]
+    pub(crate) downloaded: bool,
+    /// What its files take.
+    #[serde(default)]
+    pub(crate) size_bytes: u64,
+}
+
+/// One commit of a model that is here, or a known model that is not.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct Listed {
+    /// What `--model` takes.
+    pub(crate) name: String,
+    /// Where it is on the hub.
+    pub(crate) repository: String,
+    /// Length of every vector, if it is known.
+    pub(crate) dimension: Option<u64>,
+    /// Pooling the model was trained with, if it is known.
+    pub(crate) pooling: Option<String>,
+    /// A remark for people.
+    pub(crate) note: String,
+    /// `ready` or `not_downloaded`.
+    pub(crate) state: String,
+    /// Branches and tags that were this commit when they were last pulled.
+    pub(crate) revisions: Vec<String>,
+    /// The hub's commit, where there is one.
+    pub(crate) commit: Option<String>,
+    /// What its files take.
+    pub(crate) size_bytes: Option<u64>,
+    /// Its directory.
+    pub(crate) path: Option<String>,
+}
+
+/// Which model is wanted.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted<'a> {
+    /// A name, a hub repository, or a directory.
+    pub(crate) model: &'a str,
+    /// Branch, tag or commit on the hub.
+    pub(crate) revision: Option<&'a str>,
 }
 
 /// Why a model could not be prepared.
@@ -100,25 +141,69 @@ impl Sidecar {
     /// Progress goes to standard error when `show_progress` is set.
     pub(crate) async fn prepare(
         &self,
-        model: &str,
+        wanted: Wanted<'_>,
         show_progress: bool,
     ) -> Result<Result<Prepared, PrepareError>, StartError> {
-        let progress = if show_progress { "auto" } else { "off" };
-        let arguments = ["prepare", "--end-with-input", "--model", model, "--progress", progress];
-        let failed = |reason: String| StartError::Sidecar { command: self.describe(&["prepare"]), reason };
-        let output =
-            process::run(self, &arguments, show_progress).await.map_err(|error| failed(error.to_string()))?;
+        self.find_model(&["prepare"], wanted, show_progress).await
+    }
+
+    /// The same, but takes what is newer on the hub.
+    pub(crate) async fn pull(
+        &self,
+        wanted: Wanted<'_>,
+        show_progress: bool,
+    ) -> Result<Result<Prepared, PrepareError>, StartError> {
+        self.find_model(&["models", "pull"], wanted, show_progress).await
+    }
+
+    /// The same, but never asks the hub.
+    pub(crate) async fn path(
+        &self,
+        wanted: Wanted<'_>,
+    ) -> Result<Result<Prepared, PrepareError>, StartError> {
+        self.find_model(&["models", "path"], wanted, false).await
+    }
+
+    /// The models that have a name, and those in the local cache.
+    pub(crate) async fn list(&self) -> Result<Vec<Listed>, StartError> {
+        self.ask(&["models", "list"], &[], false).await
+    }
+
+    async fn find_model(
+        &self,
+        command: &[&str],
+        wanted: Wanted<'_>,
+        show_progress: bool,
+    ) -> Result<Result<Prepared, PrepareError>, StartError> {
+        // A value that begins with a dash is a value all the same.
+        let mut flags = vec![format!("--model={}", wanted.model), "--end-with-input".to_owned()];
+        flags.push(format!("--progress={}", if show_progress { "auto" } else { "off" }));
+        flags.extend(wanted.revision.map(|revision| format!("--revision={revision}")));
+        Ok(match self.ask(command, &flags, show_progress).await? {
+            PrepareAnswer::Prepared(prepared) => Ok(prepared),
+            PrepareAnswer::Failed { error } => Err(error),
+        })
+    }
+
+    /// Runs a command, and reads the last line that it writes.
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        command: &[&str],
+        flags: &[String],
+        inherit_stderr: bool,
+    ) -> Result<T, StartError> {
+        let failed = |reason: String| StartError::Sidecar { command: self.describe(command), reason };
+        let arguments: Vec<&str> = command.iter().copied().chain(flags.iter().map(String::as_str)).collect();
+        let output = process::run(self, &arguments, inherit_stderr)
+            .await
+            .map_err(|error| failed(error.to_string()))?;
         let stdout = String::from_utf8_lossy(&output.stdout);
         let last_line = stdout.trim().lines().last().unwrap_or_default();
-        match serde_json::from_str(last_line) {
-            Ok(PrepareAnswer::Prepared(prepared)) if output.status.success() => Ok(Ok(prepared)),
-            Ok(PrepareAnswer::Failed { error }) => Ok(Err(error)),
-            _ => {
-                let stderr = String::from_utf8_lossy(&output.stderr);
-                let last_words = stderr.trim().lines().last().unwrap_or("it wrote nothing").to_owned();
-                Err(failed(format!("{}: {last_words}", output.status)))
-            }
-        }
+        serde_json::from_str(last_line).map_err(|_not_an_answer| {
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            let last_words = stderr.trim().lines().last().unwrap_or("it wrote nothing").to_owned();
+            failed(format!("{}: {last_words}", output.status))
+        })
     }
 
     fn describe(&self, arguments: &[&str]) -> String {

@@ -37,7 +37,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "src"))
 
-from akidb_sidecar import _protocol
+from akidb_sidecar import __main__, _protocol
 from akidb_sidecar._connection import SOCKET, Connection
 
 
@@ -86,6 +86,9 @@ def main() -> int:
     command = words[2]
     words = [part for word in words if word != "--end-with-input" for part in word.split("=", 1)]
     flags = dict(zip(words[3::2], words[4::2], strict=True))
+    if command == "prepare" and not Path(flags["--model"]).is_dir():
+        sys.argv[1:] = sys.argv[3:]
+        return __main__.main()  # hubs are faked elsewhere
     if command == "prepare":
         print(json.dumps({"path": flags["--model"], "source": "path", "revision": None}))  # noqa: T201
         return 0

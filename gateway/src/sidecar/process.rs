@@ -25,10 +25,11 @@ const LAST_WORDS_LINES: usize = 5;
 /// Longest wait for what a dead process wrote last: it may have left its pipes to a child of its own.
 const LAST_WORDS_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// Runs the sidecar to its end and collects what it wrote. It can watch its standard input for the gateway's end.
+/// Runs the sidecar to its end and collects what it wrote. It can watch its standard input for the gateway's end, which
+/// is what ends it at Ctrl-C, too.
 pub(crate) async fn run(sidecar: &Sidecar, arguments: &[&str], inherit_stderr: bool) -> io::Result<Output> {
     let mut command = Command::new(&sidecar.program);
-    command.args(&sidecar.first_arguments).args(arguments).kill_on_drop(true);
+    command.args(&sidecar.first_arguments).args(arguments).process_group(0).kill_on_drop(true);
     command.stdin(Stdio::piped()).stdout(Stdio::piped());
     command.stderr(if inherit_stderr { Stdio::inherit() } else { Stdio::piped() });
     let mut child = command.spawn()?;

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use crate::support;
 
 /// Modules of the gateway, each before those that it may import.
-const DOWNSTREAM: [&str; 17] = [
+const DOWNSTREAM: [&str; 18] = [
     "benchmark",
     "config",
     "cli",
+    "catalog",
     "http",
     "shutdown",
     "manager",

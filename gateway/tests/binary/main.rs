@@ -11,6 +11,7 @@ mod faults;
 mod house;
 mod http_faults;
 mod model_files;
+mod models;
 mod native_api;
 mod operations;
 mod overload;

@@ -76,6 +76,7 @@ fn help_names_every_flag_and_its_variable() {
     for flag in [
         "--workers",
         "--model",
+        "--revision",
         "--served-model-name",
         "--cpu-weights",
         "--max-batch-tokens",

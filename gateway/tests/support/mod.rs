@@ -76,19 +76,26 @@ pub fn command() -> Command {
     command
 }
 
-/// A command for the built binary with fake workers.
+/// A command for the built binary with fake workers on the fake model.
 pub fn fake_command() -> Command {
     fake_command_on(Path::new(&fake_model()))
 }
 
 /// The same, on another model.
 pub fn fake_command_on(model: &Path) -> Command {
+    let mut command = fake_workers();
+    command.arg("--model").arg(model);
+    command
+}
+
+/// A command for the built binary with fake workers.
+pub fn fake_workers() -> Command {
     let folder = python().parent().unwrap().to_owned();
     let path = std::env::var_os("PATH").unwrap_or_default();
     let path = std::env::join_paths(std::iter::once(folder).chain(std::env::split_paths(&path))).unwrap();
     let worker = checkout().join("sidecar-py/tests/fake_worker.py");
     let mut command = command();
-    command.env("PATH", path).env("AKIDB_PYTHON", worker).arg("--model").arg(model);
+    command.env("PATH", path).env("AKIDB_PYTHON", worker);
     command
 }
 
