@@ -18,13 +18,17 @@ pub(crate) fn cores() -> usize {
 
 /// One worker per GPU, else one per core; fewer when their weights would take more than half of the memory.
 pub(crate) fn default_workers(weights_bytes: u64) -> usize {
-    let one_gpu = cfg!(all(target_os = "macos", target_arch = "aarch64"));
-    let wanted = if one_gpu { 1 } else { cores().min(MOST_DEFAULT_WORKERS) };
+    let wanted = if has_unified_gpu() { 1 } else { cores().min(MOST_DEFAULT_WORKERS) };
     let memory_bytes = System::new().map_or(u64::MAX, |mut system| {
         system.refresh_memory();
         system.total_memory()
     });
     fitting_workers(wanted, weights_bytes, memory_bytes)
+}
+
+/// Whether workers compute on a GPU that shares the memory of the machine, as on Apple silicon.
+pub(crate) fn has_unified_gpu() -> bool {
+    cfg!(all(target_os = "macos", target_arch = "aarch64"))
 }
 
 fn fitting_workers(wanted: usize, weights_bytes: u64, memory_bytes: u64) -> usize {

@@ -2,11 +2,13 @@
 //!
 //! * `files`: the files as they are written.
 //! * `limit`: the longest text.
+//! * `memory`: what the weights take in a worker.
 //! * `modules`: pooling and normalization.
 //! * `prompts`: the texts that stand before a text.
 
 mod files;
 mod limit;
+mod memory;
 mod modules;
 mod prompts;
 
@@ -14,9 +16,10 @@ pub(crate) use prompts::Prompts;
 
 use std::path::{Path, PathBuf};
 
+use akidb_protocol::Pooling;
+
 use crate::error::StartError;
 use crate::sidecar::{Sidecar, Wanted};
-use akidb_protocol::Pooling;
 use files::{ModelConfig, OneOrMany, SentenceConfig, TokenizerConfig};
 use modules::Head;
 
@@ -36,7 +39,7 @@ pub struct Config {
 /// How workers on a CPU hold 4-bit and 8-bit weights.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum CpuWeights {
-    /// As float32: it computes many times faster, and needs 4 bytes a weight.
+    /// As float32: somewhat faster for batches, and 4 bytes a weight.
     #[default]
     Float32,
     /// As they are.
@@ -86,7 +89,7 @@ pub(crate) struct Model {
     pub(crate) prompts: Prompts,
     /// The token that every text must end with, where the model reads a text's vector off it.
     pub(crate) end_token: Option<EndToken>,
-    /// Size of the weights on disk, in bytes.
+    /// What the weights take in the memory of each worker, in bytes, at most.
     pub(crate) weights_bytes: u64,
 }
 
@@ -128,7 +131,7 @@ impl Model {
                 _ => StartError::Model { model: config.model.clone(), reason: error.message },
             })?;
         let served_name = config.served_name.clone().unwrap_or_else(|| default_name(&config.model));
-        let model = Self::read(served_name, prepared.path)
+        let model = Self::read(served_name, prepared.path, config.cpu_weights)
             .map_err(|reason| StartError::Model { model: config.model.clone(), reason })?;
         tracing::info!(
             model = model.served_name,
@@ -144,7 +147,7 @@ impl Model {
         Ok(model)
     }
 
-    fn read(served_name: String, path: PathBuf) -> Result<Self, String> {
+    fn read(served_name: String, path: PathBuf, cpu_weights: CpuWeights) -> Result<Self, String> {
         let config: ModelConfig =
             files::read(&path, "config.json")?.ok_or("`config.json` is missing from its directory")?;
         let sentence: Option<SentenceConfig> = files::read(&path, "sentence_bert_config.json")?;
@@ -166,7 +169,7 @@ impl Model {
             pools_prompt: head.pools_prompt,
             prompts: Prompts::new(&config.model_type, prompts)?,
             end_token: EndToken::of(&config, head.pooling),
-            weights_bytes: weights_bytes(&path),
+            weights_bytes: memory::weights_bytes(&path, &config, cpu_weights),
             path,
         })
     }
@@ -178,12 +181,6 @@ fn default_name(model: &str) -> String {
     let canonical = if is_path { std::fs::canonicalize(model).ok() } else { None };
     let last = canonical.as_deref().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
     last.unwrap_or_else(|| model.to_owned())
-}
-
-fn weights_bytes(path: &Path) -> u64 {
-    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
-    let weights = entries.filter(|entry| entry.path().extension().is_some_and(|end| end == "safetensors"));
-    weights.filter_map(|entry| std::fs::metadata(entry.path()).ok()).map(|data| data.len()).sum()
 }
 
 /// The command line as it was typed, with a model that needs no download.
@@ -211,7 +208,7 @@ mod tests {
         for (name, content) in files {
             std::fs::write(folder.path().join(name), content).unwrap();
         }
-        Model::read("test".to_owned(), folder.path().to_owned())
+        Model::read("test".to_owned(), folder.path().to_owned(), CpuWeights::default())
     }
 
     #[test]

@@ -15,6 +15,16 @@ pub(super) struct ModelConfig {
     /// Some models state -1 where they have none.
     pub(super) pad_token_id: Option<i64>,
     pub(super) eos_token_id: Option<OneOrMany<i64>>,
+    /// The type of the weights; newer files call it `dtype`.
+    pub(super) torch_dtype: Option<String>,
+    pub(super) dtype: Option<String>,
+    pub(super) quantization: Option<Quantization>,
+}
+
+/// How MLX quantized the weights. What is wrong with it, the worker says.
+#[derive(Debug, Deserialize)]
+pub(super) struct Quantization {
+    pub(super) bits: Option<f64>,
 }
 
 /// A key that holds one value, or a list of them.

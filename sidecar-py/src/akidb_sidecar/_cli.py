@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
         "--cpu-weights",
         choices=get_args(CpuWeights),
         default="float32",
-        help="how 4-bit and 8-bit weights are held on a CPU: float32 computes many times faster "
+        help="how 4-bit and 8-bit weights are held on a CPU: float32 is somewhat faster "
         "and needs 4 bytes a weight; quantized keeps them as they are",
     )
 
