@@ -70,20 +70,23 @@ pub struct EnvironmentFlags {
     pub python: Option<String>,
 }
 
+// Paragraphs are one line each: they are wrapped as wide as the terminal is.
 const AFTER_HELP: &str = "\
 Examples:
   akidb-gateway models pull sentence-transformers/all-MiniLM-L6-v2 --revision main
   akidb-gateway --model \"$(akidb-gateway models path owner/name)\"
 
-The cache is the one of the hub's own tools: HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE are obeyed.
+The cache is the one of the hub's own tools: HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE are \
+obeyed.
 
-Exit codes: 0 done, 64 wrong usage, 70 internal error, 78 a model or environment that cannot be used or is not
-here. Ctrl-C ends a download by its signal (130 in a shell); the next `pull` goes on from there.";
+Exit codes: 0 done, 64 wrong usage, 70 internal error, 78 a model or environment that cannot be used or is not here. \
+Ctrl-C ends a download by its signal (130 in a shell); the next `pull` goes on from there.";
 
 const LIST_AFTER_HELP: &str = "\
-Keys of every object of the array: `name` (for --model), `repository` (on the hub), `dimension` (number or null),
-`pooling` (`mean`, `cls`, `last` or null), `note` (text), `state` (`ready` or `not_downloaded`), `revisions` (branches
-and tags that were this commit when they were last pulled), `commit`, `size_bytes`, `path` (null when there is none).
+Keys of every object of the array: `name` (for --model), `repository` (on the hub), `dimension` (number or null), \
+`pooling` (`mean`, `cls`, `last` or null), `note` (text), `state` (`ready` or `not_downloaded`), `revisions` \
+(branches and tags that were this commit when they were last pulled), `commit`, `size_bytes`, `path` (null when there \
+is none).
 
 Exit codes: 0 done, 64 wrong usage, 70 internal error, 78 no Python environment that can be used.";
 
