@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from array import array
 from itertools import accumulate
@@ -22,7 +21,7 @@ from akidb_sidecar._buffers import to_bytes, to_mlx  # noqa: E402
 from akidb_sidecar._pooling import pool  # noqa: E402
 from akidb_sidecar._quantization import Quantization  # noqa: E402
 from akidb_sidecar._weights import Weights  # noqa: E402
-from akidb_sidecar.models import bert, qwen3  # noqa: E402
+from akidb_sidecar.models import _registry, bert, qwen3  # noqa: E402
 from akidb_sidecar.models._bert_kernels import KernelBert  # noqa: E402
 from akidb_sidecar.models._qwen3_kernels import KernelQwen3  # noqa: E402
 
@@ -30,9 +29,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from akidb_sidecar._engine import CpuWeights
+    from akidb_sidecar._kernel_engine import KernelModel
+    from akidb_sidecar._kernels import Kernels
     from akidb_sidecar.models import Model
 
-MODEL_TYPES = ("bert", "qwen3")
 CACHE_LIMIT_BYTES = 64 * 1024 * 1024
 """Freed buffers that MLX may keep: with varied shapes its cache would grow without end."""
 CACHE_LIMIT_BESIDE_KERNELS_BYTES = 4 * 1024 * 1024
@@ -43,12 +43,7 @@ def load(model_path: Path, max_tokens: int, cpu_weights: CpuWeights = "float32")
     """Load the model from a directory in Hugging Face layout."""
     mx.set_cache_limit(CACHE_LIMIT_BYTES)
     config = _read_config(model_path)
-    model_type = config.get("model_type")
-    if model_type not in MODEL_TYPES:
-        supported = ", ".join(f"`{name}`" for name in MODEL_TYPES)
-        raise ModelError(
-            "unsupported_model", f"model type `{model_type}` is not supported; supported are {supported}"
-        )
+    model_type = _registry.known(config.get("model_type"))
     try:
         weights = Weights.read(model_path, Quantization.read(config))
         engine = _choose(model_type, config, weights, max_tokens, cpu_weights)
@@ -66,39 +61,37 @@ def _choose(
     model_type: str, config: dict[str, object], weights: Weights, max_tokens: int, cpu_weights: CpuWeights
 ) -> Engine:
     """Decide what computes the model: our own kernels on a CPU where they can, else MLX."""
-    module = importlib.import_module(f"akidb_sidecar.models.{model_type}")
-    parameters = module.read(config, weights)
+    parameters = _registry.READERS[model_type](config, weights)
     keep_quantized = cpu_weights == "quantized" and weights.is_quantized
-    if _is_on_gpu() or _blas.is_off():
-        return _with_mlx(parameters, model_type, max_tokens, keep_quantized=keep_quantized)
-    try:
-        kernels = _kernels.load()
-    except BuildError as error:
-        warning = f"MLX computes the model, which takes two to four times as long as our kernels: {error}"
-        return _with_mlx(parameters, model_type, max_tokens, (warning,), keep_quantized=keep_quantized)
-    blas = f"{kernels.name} (MLX: {BLAS.name})"
-    if isinstance(parameters, qwen3.Parameters) and KernelQwen3.fits(kernels, parameters):
-        model = KernelQwen3(kernels, parameters, max_tokens, keep_quantized=keep_quantized)
-        return KernelEngine(model, model_type, max_tokens, blas)
-    if isinstance(parameters, bert.Parameters) and KernelBert.fits(kernels, parameters):
-        return KernelEngine(KernelBert(kernels, parameters), model_type, max_tokens, blas)
-    return _with_mlx(parameters, model_type, max_tokens, keep_quantized=keep_quantized)
+    warnings: tuple[str, ...] = ()
+    use_mlx = _is_on_gpu() or _blas.is_off()
+    if isinstance(parameters, (bert.Parameters, qwen3.Parameters)) and not use_mlx:
+        try:
+            kernels = _kernels.load()
+        except BuildError as error:
+            reason = "MLX computes the model, which takes two to four times as long as our kernels"
+            warnings = (f"{reason}: {error}",)
+        else:
+            model = _in_kernels(kernels, parameters, max_tokens, keep_quantized=keep_quantized)
+            if model is not None:
+                blas = f"{kernels.name} (MLX: {BLAS.name})"
+                return KernelEngine(model, model_type, max_tokens, blas)
+    return MlxEngine(parameters.model(keep_quantized=keep_quantized), model_type, max_tokens, warnings)
 
 
-def _with_mlx(
+def _in_kernels(
+    kernels: Kernels,
     parameters: bert.Parameters | qwen3.Parameters,
-    model_type: str,
     max_tokens: int,
-    warnings: tuple[str, ...] = (),
     *,
-    keep_quantized: bool = False,
-) -> MlxEngine:
-    model: Model
-    if isinstance(parameters, qwen3.Parameters):
-        model = qwen3.Qwen3(parameters, keep_quantized=keep_quantized)
-    else:
-        model = bert.Bert(parameters)
-    return MlxEngine(model, model_type, max_tokens, warnings)
+    keep_quantized: bool,
+) -> KernelModel | None:
+    """Return the model as the kernels compute it; ``None`` where its sizes do not fit them."""
+    if isinstance(parameters, qwen3.Parameters) and KernelQwen3.fits(kernels, parameters):
+        return KernelQwen3(kernels, parameters, max_tokens, keep_quantized=keep_quantized)
+    if isinstance(parameters, bert.Parameters) and KernelBert.fits(kernels, parameters):
+        return KernelBert(kernels, parameters)
+    return None
 
 
 def _read_config(model_path: Path) -> dict[str, object]:

@@ -26,11 +26,16 @@ class Weights:
     """Tensors by name. Names are taken once, so that what a model does not need can be freed."""
 
     def __init__(
-        self, tensors: dict[str, mx.array], quantization: Quantization | None = None, prefix: str = ""
+        self,
+        tensors: dict[str, mx.array],
+        quantization: Quantization | None = None,
+        prefix: str = "",
+        dtype: mx.Dtype | None = None,
     ) -> None:
         self._tensors = tensors
         self._quantization = quantization
         self._prefix = prefix
+        self._dtype = dtype
 
     @classmethod
     def read(cls, model_path: Path, quantization: Quantization | None = None) -> Weights:
@@ -52,7 +57,11 @@ class Weights:
 
     def under(self, prefix: str) -> Weights:
         """Return the same tensors, named from ``prefix`` on."""
-        return Weights(self._tensors, self._quantization, self._prefix + prefix)
+        return Weights(self._tensors, self._quantization, self._prefix + prefix, self._dtype)
+
+    def converted(self, dtype: mx.Dtype) -> Weights:
+        """Return the same tensors, which :meth:`take` then gives as numbers of this type."""
+        return Weights(self._tensors, self._quantization, self._prefix, dtype)
 
     def has(self, name: str) -> bool:
         """Whether there is a tensor of this name."""
@@ -66,7 +75,7 @@ class Weights:
                 "bad_model",
                 f"tensor `{self._prefix + name}` holds {_dtype(tensor)} instead of floating point",
             )
-        return tensor
+        return tensor if self._dtype is None else tensor.astype(self._dtype)
 
     def take_matrix(self, name: str, outputs: int, inputs: int) -> mx.array | QuantizedMatrix:
         """Return the ``weight`` under a name, plain or quantized as it is stored, and forget it."""

@@ -1,4 +1,4 @@
-"""Model architectures: the file name is ``model_type`` of a model's ``config.json``."""
+"""Model architectures, one a file; each has ``read(config, weights) -> Parameters``, see ``_registry``."""
 
 from __future__ import annotations
 
@@ -24,4 +24,14 @@ class Model(Protocol):
         """Return ``(tokens, dimension)`` for texts laid one after the other, ``lengths`` in tokens, sorted.
 
         ``on_step`` is called whenever a part of a long batch has been computed.
+        """
+
+
+class Parameters(Protocol):
+    """The tensors of a model, not yet read from their file."""
+
+    def model(self, *, keep_quantized: bool) -> Model:
+        """Return the model, computed by MLX; it takes the layers out of these parameters.
+
+        ``keep_quantized``: on a CPU, dequantize nothing. Most models are never quantized.
         """

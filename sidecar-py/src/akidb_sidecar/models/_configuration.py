@@ -13,13 +13,13 @@ LARGEST = 1 << 24
 """No size of a model is beyond it."""
 
 
-def size(config: Mapping[str, object], key: str, default: int | None = None) -> int:
-    """Return a whole number from 1 on; ``default`` stands for one that is not there, or null."""
+def size(config: Mapping[str, object], key: str, default: int | None = None, *, least: int = 1) -> int:
+    """Return a whole number from ``least`` on; ``default`` stands for one that is not there, or null."""
     value = config.get(key)
     if value is None and default is not None:
         return default
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= LARGEST:
-        raise _bad(key, value, f"a whole number from 1 to {LARGEST}")
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= LARGEST:
+        raise _bad(key, value, f"a whole number from {least} to {LARGEST}")
     return value
 
 

@@ -41,6 +41,14 @@ SCORE_SCALE = 1.0 / 2**EXP_SQUARINGS if ON_CPU else 1.0
 """Factor that :func:`softmax_weights` expects in its scores; callers fold it into a weight."""
 
 
+def working_dtype(stored: mx.Dtype) -> mx.Dtype:
+    """Return the type to compute with where weights are stored as ``stored``.
+
+    On a CPU it is float32, whatever they are: MLX's products of others are slow there.
+    """
+    return mx.float32 if ON_CPU else stored
+
+
 def gelu(x: mx.array) -> mx.array:
     """Return ``x`` times the normal distribution function of ``x``."""
     if not ON_CPU:

@@ -10,17 +10,18 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
 from akidb_sidecar._buffers import to_mlx
 from akidb_sidecar._errors import ModelError
 from akidb_sidecar.models._attention import PackedAttention
-from akidb_sidecar.models._functions import SCORE_SCALE, gelu
+from akidb_sidecar.models._configuration import number, size
+from akidb_sidecar.models._functions import SCORE_SCALE, gelu, working_dtype
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from akidb_sidecar._weights import Weights
 
@@ -72,6 +73,7 @@ class Parameters:
     """
 
     words: mx.array
+    """As they are stored; everything else is of the type to compute with."""
     positions: mx.array
     norm: LayerNorm
     layers: list[LayerParameters]
@@ -82,6 +84,11 @@ class Parameters:
     def dimension(self) -> int:
         """Width of a token vector."""
         return int(self.words.shape[1])
+
+    def model(self, *, keep_quantized: bool) -> Bert:
+        """Return the model, computed by MLX."""
+        del keep_quantized  # it never is quantized
+        return Bert(self)
 
 
 class Layer:
@@ -113,7 +120,7 @@ class Bert:
 
     def __init__(self, parameters: Parameters) -> None:
         self.dimension = parameters.dimension
-        self.dtype = parameters.words.dtype
+        self.dtype = parameters.positions.dtype
         self.vocabulary, self.longest_text = parameters.words.shape[0], parameters.positions.shape[0]
         self._words = parameters.words
         self._positions = parameters.positions
@@ -129,47 +136,55 @@ class Bert:
         position_ids = array("I")
         for length in lengths:
             position_ids += self._position_ids[:length]
-        x = self._norm(self._words[token_ids] + self._positions[to_mlx(position_ids)])
+        words = self._words[token_ids].astype(self.dtype)
+        x = self._norm(words + self._positions[to_mlx(position_ids)])
         attention = PackedAttention(lengths, self._heads)
         for layer in self._layers:
             x = layer(x, attention)
         return x
 
 
-def load(config: dict[str, Any], weights: Weights) -> Bert:
-    """Return the model, computed by MLX."""
-    return Bert(read(config, weights))
-
-
-def read(config: dict[str, Any], weights: Weights) -> Parameters:
+def read(config: Mapping[str, object], weights: Weights) -> Parameters:
     """Take the encoder's tensors; those of the pooler and of training heads are left alone."""
+    if weights.has("bert.embeddings.word_embeddings.weight"):
+        weights = weights.under("bert.")
+    return read_encoder(config, weights, first_position=0)
+
+
+def read_encoder(config: Mapping[str, object], weights: Weights, first_position: int) -> Parameters:
+    """Take the tensors of an encoder of this form, in whose texts the first token has ``first_position``."""
     activation = config.get("hidden_act", "gelu")
     position_type = config.get("position_embedding_type", "absolute")
     if activation != "gelu" or position_type != "absolute":
         raise ModelError(
             "unsupported_model",
-            f"BERT with `hidden_act` `{activation}` and `position_embedding_type` `{position_type}` is not "
+            f"`hidden_act` `{activation}` with `position_embedding_type` `{position_type}` is not "
             "supported; supported are `gelu` and `absolute`",
         )
-    dimension, heads = config["hidden_size"], config["num_attention_heads"]
+    dimension, heads = size(config, "hidden_size"), size(config, "num_attention_heads")
     if dimension % heads:
         raise ModelError(
             "bad_model", f"`hidden_size` {dimension} is not a multiple of {heads} attention heads"
         )
-    if weights.has("bert.embeddings.word_embeddings.weight"):
-        weights = weights.under("bert.")
+    vocabulary, places = size(config, "vocab_size"), size(config, "max_position_embeddings")
+    types, inner = size(config, "type_vocab_size"), size(config, "intermediate_size")
+    epsilon = number(config, "layer_norm_eps", 1e-12)
+    if places <= first_position:
+        raise ModelError(
+            "bad_model", f"of {places} positions none is left where {first_position} is the first"
+        )
+    words = weights.under("embeddings.").take("word_embeddings.weight", vocabulary, dimension)
+    weights = weights.converted(working_dtype(words.dtype))
     embeddings = weights.under("embeddings.")
-    epsilon = config.get("layer_norm_eps", 1e-12)
-    positions = embeddings.take("position_embeddings.weight", config["max_position_embeddings"], dimension)
-    types = embeddings.take("token_type_embeddings.weight", config["type_vocab_size"], dimension)
-    inner = config["intermediate_size"]
+    positions = embeddings.take("position_embeddings.weight", places, dimension)
+    first_type = embeddings.take("token_type_embeddings.weight", types, dimension)[0]
     return Parameters(
-        words=embeddings.take("word_embeddings.weight", config["vocab_size"], dimension),
-        positions=positions + types[0],  # every token is of type 0
+        words=words,
+        positions=positions[first_position:] + first_type,  # every token is of the first type
         norm=_layer_norm(embeddings.under("LayerNorm."), dimension, epsilon),
         layers=[
             _layer(weights.under(f"encoder.layer.{index}."), dimension, inner, epsilon)
-            for index in range(config["num_hidden_layers"])
+            for index in range(size(config, "num_hidden_layers"))
         ],
         heads=heads,
         inner=inner,

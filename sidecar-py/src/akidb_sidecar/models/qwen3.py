@@ -83,6 +83,10 @@ class Parameters:
     dimension: int
     longest_text: int
 
+    def model(self, *, keep_quantized: bool) -> Qwen3:
+        """Return the model, computed by MLX."""
+        return Qwen3(self, keep_quantized=keep_quantized)
+
 
 class Layer:
     """One layer."""
