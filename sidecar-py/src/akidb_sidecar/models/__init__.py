@@ -10,6 +10,9 @@ if TYPE_CHECKING:
 
     import mlx.core as mx
 
+TOKENS_PER_STEP = 1024
+"""Batches with more tokens are evaluated part by part, so that somebody can see how they get on."""
+
 
 class Model(Protocol):
     """An encoder over packed texts. Each module here has ``load(config, weights) -> Model``."""

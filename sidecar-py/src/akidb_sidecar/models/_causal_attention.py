@@ -10,13 +10,12 @@ to its end: however long a text is, no more than :data:`MOST_SCORES` of them are
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
-from akidb_sidecar.models._attention import split_by_length
 from akidb_sidecar.models._functions import ON_CPU, SCORE_SCALE, softmax_weights
+from akidb_sidecar.models._padded_groups import groups
 
 if TYPE_CHECKING:
     from array import array
@@ -29,32 +28,13 @@ FUSED_SIZES = (64, 80, 128)
 """Sizes of heads for which a GPU has a fused kernel; with others it would hold all scores at once."""
 
 
-@dataclass(frozen=True)
-class Group:
-    """Texts of nearly the same length, padded to ``longest`` tokens."""
-
-    first: int
-    """The first token of its first text."""
-    tokens: int
-    texts: int
-    longest: int
-    rows: mx.array | None
-    """``(texts * longest,)``: the token for each place; ``None`` where the texts are of one length."""
-    places: mx.array | None
-    """``(tokens,)``: the place of each token."""
-
-
 class CausalAttention:
     """The plan for one batch."""
 
     def __init__(self, lengths: array[int], on_step: Callable[[], None]) -> None:
         """``on_step`` is called whenever a block of a long text has been computed."""
         self._on_step = on_step
-        self._groups: list[Group] = []
-        first = 0
-        for group in split_by_length(lengths):
-            self._groups.append(_group(first, group))
-            first += sum(group)
+        self._groups = list(groups(lengths))
 
     def __call__(self, query: mx.array, key: mx.array, value: mx.array) -> mx.array:
         """Attend within every text.
@@ -62,11 +42,10 @@ class CausalAttention:
         ``query`` is ``(tokens, heads, size)``, ``key`` and ``value`` are ``(tokens, fewer heads, size)``.
         Returns ``(tokens, heads * size)``.
         """
-        results = []
-        for group in self._groups:
-            padded = [_pad(x[group.first : group.first + group.tokens], group) for x in (query, key, value)]
-            mixed = self._attend(*padded).swapaxes(1, 2).reshape(group.texts * group.longest, -1)
-            results.append(mixed if group.places is None else mixed[group.places])
+        results = [
+            group.unpad(self._attend(group.pad(query), group.pad(key), group.pad(value)))
+            for group in self._groups
+        ]
         return results[0] if len(results) == 1 else mx.concatenate(results)
 
     def _attend(self, query: mx.array, key: mx.array, value: mx.array) -> mx.array:
@@ -99,23 +78,3 @@ def _attend_block(query: mx.array, key: mx.array, value: mx.array) -> mx.array:
     flat = weights.reshape(texts, key_heads, share * rows, keys)
     mixed = (flat @ value) / mx.sum(flat, axis=-1, keepdims=True)
     return mixed.reshape(texts, key_heads, share, rows, size)
-
-
-def _group(first: int, lengths: array[int]) -> Group:
-    texts, longest, tokens = len(lengths), lengths[-1], sum(lengths)
-    if lengths[0] == longest:
-        return Group(first, tokens, texts, longest, None, None)
-    rows: list[int] = []
-    places: list[int] = []
-    start = 0
-    for text, length in enumerate(lengths):
-        rows += [*range(start, start + length), *[start + length - 1] * (longest - length)]
-        places += range(text * longest, text * longest + length)
-        start += length
-    return Group(first, tokens, texts, longest, mx.array(rows), mx.array(places))
-
-
-def _pad(x: mx.array, group: Group) -> mx.array:
-    """(tokens, heads, size) to (texts, heads, longest, size)."""
-    padded = x if group.rows is None else x[group.rows]
-    return padded.reshape(group.texts, group.longest, *x.shape[1:]).swapaxes(1, 2)

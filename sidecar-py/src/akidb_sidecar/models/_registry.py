@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from akidb_sidecar._errors import ModelError
-from akidb_sidecar.models import bert, qwen3, xlm_roberta
+from akidb_sidecar.models import bert, modernbert, qwen3, xlm_roberta
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 READERS: dict[str, Callable[[Mapping[str, object], Weights], Parameters]] = {
     "bert": bert.read,
     "camembert": xlm_roberta.read,
+    "modernbert": modernbert.read,
     "qwen3": qwen3.read,
     "roberta": xlm_roberta.read,
     "xlm-roberta": xlm_roberta.read,

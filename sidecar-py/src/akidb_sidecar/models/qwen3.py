@@ -17,6 +17,7 @@ import mlx.core as mx
 from akidb_sidecar._buffers import to_mlx
 from akidb_sidecar._errors import ModelError
 from akidb_sidecar._quantization import QuantizedMatrix
+from akidb_sidecar.models import TOKENS_PER_STEP
 from akidb_sidecar.models._causal_attention import CausalAttention
 from akidb_sidecar.models._configuration import flag, number, size
 from akidb_sidecar.models._functions import ON_CPU
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from akidb_sidecar._weights import Weights
 
 Matrix = mx.array | QuantizedMatrix
-TOKENS_PER_STEP = 1024
-"""Batches with more tokens are evaluated layer by layer, so that somebody can see how they get on."""
 
 
 @dataclass(frozen=True)
