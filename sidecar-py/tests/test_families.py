@@ -57,10 +57,15 @@ def engine_of(family: str, kind: str) -> Engine:
     folder = TESTS / "golden" / family
     if kind == "chosen":
         return _mlx_engine.load(folder, LONGEST_TEXT[family])
+    return in_mlx(folder, LONGEST_TEXT[family])
+
+
+def in_mlx(folder: Path, max_tokens: int) -> MlxEngine:
+    """Have MLX compute what the kernels could."""
     config = read_config(folder)
     parameters = _registry.READERS[config["model_type"]](config, Weights.read(folder))
     model = parameters.model(keep_quantized=False)
-    return MlxEngine(model, config["model_type"], LONGEST_TEXT[family])
+    return MlxEngine(model, config["model_type"], max_tokens)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -184,6 +189,20 @@ def test_kin_of_xlm_roberta_are_computed_alike(name: str, tmp_path: Path) -> Non
     text = golden("tiny-xlm-roberta")[-1]
     (vector,) = embed(engine, [text.token_ids])
     assert cosine(vector, text.vectors["mean"]) >= SAME_COSINE
+
+
+def test_long_texts_are_computed_by_mlx_as_by_the_kernels(tmp_path: Path) -> None:
+    longest = 1500
+    tensors = tensors_of("tiny-xlm-roberta")
+    positions = mx.random.normal((longest + 2, 64), key=mx.random.key(1)) * 0.5
+    tensors["embeddings.position_embeddings.weight"] = positions
+    folder = copy("tiny-xlm-roberta", tmp_path, {"max_position_embeddings": longest + 2}, tensors)
+    kernels, mlx = _mlx_engine.load(folder, longest), in_mlx(folder, longest)
+    texts = [[5 + (place * place) % 150 for place in range(length)] for length in (7, longest, 513, 560, 1)]
+    before = mlx.steps_done()
+    for ours, theirs in zip(embed(kernels, texts, "cls"), embed(mlx, texts, "cls"), strict=True):
+        assert cosine(ours, theirs) >= SAME_COSINE
+    assert mlx.steps_done() - before > read_config(folder)["num_hidden_layers"]
 
 
 OLDER_MODERNBERT = {

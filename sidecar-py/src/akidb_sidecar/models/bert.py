@@ -9,6 +9,7 @@ queries.
 from __future__ import annotations
 
 from array import array
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,11 +20,15 @@ from akidb_sidecar._errors import ModelError
 from akidb_sidecar.models._attention import PackedAttention
 from akidb_sidecar.models._configuration import number, size
 from akidb_sidecar.models._functions import SCORE_SCALE, gelu, working_dtype
+from akidb_sidecar.models._windowed_attention import WindowedAttention
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from akidb_sidecar._weights import Weights
+
+LONGEST_AT_ONCE = 512
+"""Tokens of a text. All scores of longer ones would take too much memory at once."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,10 @@ class Parameters:
         return Bert(self)
 
 
+Attention = Callable[[mx.array], mx.array]
+"""``(tokens, 3 * dimension)``, queries scaled, to ``(tokens, dimension)``."""
+
+
 class Layer:
     """One encoder layer."""
 
@@ -109,7 +118,7 @@ class Layer:
         self._down = layer.down
         self._output_norm = layer.output_norm
 
-    def __call__(self, x: mx.array, attention: PackedAttention) -> mx.array:
+    def __call__(self, x: mx.array, attention: Attention) -> mx.array:
         """``(tokens, dimension)`` to the same shape."""
         x = self._attention_norm(x + self._attention_output(attention(self._query_key_value(x))))
         return self._output_norm(x + self._down(gelu(self._up(x))))
@@ -132,16 +141,32 @@ class Bert:
 
     def __call__(self, token_ids: mx.array, lengths: array[int], on_step: Callable[[], None]) -> mx.array:
         """Return ``(tokens, dimension)`` for texts sorted by length."""
-        del on_step  # no text is long
         position_ids = array("I")
         for length in lengths:
             position_ids += self._position_ids[:length]
         words = self._words[token_ids].astype(self.dtype)
         x = self._norm(words + self._positions[to_mlx(position_ids)])
-        attention = PackedAttention(lengths, self._heads)
+        is_long = lengths[-1] > LONGEST_AT_ONCE
+        attention: Attention = (
+            _in_blocks(WindowedAttention(lengths, on_step), self._heads)
+            if is_long
+            else PackedAttention(lengths, self._heads)
+        )
         for layer in self._layers:
             x = layer(x, attention)
+            if is_long:
+                mx.eval(x)
+                on_step()
         return x
+
+
+def _in_blocks(attention: WindowedAttention, heads: int) -> Attention:
+    def attend(query_key_value: mx.array) -> mx.array:
+        tokens = query_key_value.shape[0]
+        query, key, value = query_key_value.reshape(tokens, 3, heads, -1).swapaxes(0, 1)
+        return attention(query, key, value)
+
+    return attend
 
 
 def read(config: Mapping[str, object], weights: Weights) -> Parameters:
