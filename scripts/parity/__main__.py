@@ -49,9 +49,10 @@ def write(family: families.Family, folder: Path) -> None:
     write_json(folder / "1_Pooling" / "config.json", pooling)
     write_json(folder / "modules.json", MODULES)
     write_json(folder / "tokenizer_config.json", {"model_max_length": family.longest_text})
+    tokenizer.enable_truncation(family.longest_text)
     cases = []
     for text in texts.golden():
-        token_ids = tokenizer.encode(text).ids[: family.longest_text]
+        token_ids = tokenizer.encode(text).ids
         cases.append({"text": text, "token_ids": token_ids, **reference.vectors(model, token_ids)})
     (folder / "golden.json").write_text(lines_of({"made_by": reference.VERSIONS, "cases": cases}))
 
