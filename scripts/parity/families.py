@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from transformers import BertConfig, ModernBertConfig, XLMRobertaConfig
+from transformers import BertConfig, ModernBertConfig, NomicBertConfig, XLMRobertaConfig
 
 from parity import vocabularies
 
@@ -70,8 +70,21 @@ def modernbert(tokenizer: Tokenizer) -> ModernBertConfig:
     )
 
 
+def nomic_bert(tokenizer: Tokenizer) -> NomicBertConfig:
+    """Return heads of 16 numbers, and as many positions as the longest text needs."""
+    return NomicBertConfig(
+        vocab_size=tokenizer.get_vocab_size(),
+        hidden_size=48,
+        num_attention_heads=3,
+        num_hidden_layers=3,
+        intermediate_size=80,
+        max_position_embeddings=1024,
+    )
+
+
 FAMILIES = {
     "tiny-bert": Family(bert, vocabularies.bert, "mean_tokens", 128),
     "tiny-modernbert": Family(modernbert, vocabularies.modernbert, "cls_token", 1024),
+    "tiny-nomic-bert": Family(nomic_bert, vocabularies.bert, "mean_tokens", 1024),
     "tiny-xlm-roberta": Family(xlm_roberta, vocabularies.xlm_roberta, "mean_tokens", 128),
 }

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+transformers.utils.logging.disable_progress_bar()
 VERSIONS = f"transformers {transformers.__version__}, torch {torch.__version__.split('+')[0]}"
 SEED = 5
 # So large that attention is far from even, and that no layer can be left out unnoticed.
@@ -41,9 +43,12 @@ def save(model: Any, folder: Path) -> None:  # noqa: ANN401 - a model of any arc
     """Write ``config.json``, and the weights: matrices as float16, the rest as float32."""
     config = model.config.to_json_string(use_diff=True)
     (folder / "config.json").write_text(config if config.endswith("\n") else config + "\n")
+    with TemporaryDirectory() as saved:
+        model.save_pretrained(saved)  # which names some tensors otherwise than the model does
+        stored = load_file(f"{saved}/model.safetensors")
     tensors = {
         name: (tensor.half() if tensor.dim() > 1 else tensor).contiguous()
-        for name, tensor in model.state_dict().items()
+        for name, tensor in sorted(stored.items())
         if not name.startswith("pooler.")
     }
     save_file(tensors, str(folder / "model.safetensors"), {"format": "pt"})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from akidb_sidecar._errors import ModelError
-from akidb_sidecar.models import bert, modernbert, qwen3, xlm_roberta
+from akidb_sidecar.models import bert, modernbert, nomic_bert, qwen3, xlm_roberta
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -17,6 +17,7 @@ READERS: dict[str, Callable[[Mapping[str, object], Weights], Parameters]] = {
     "bert": bert.read,
     "camembert": xlm_roberta.read,
     "modernbert": modernbert.read,
+    "nomic_bert": nomic_bert.read,
     "qwen3": qwen3.read,
     "roberta": xlm_roberta.read,
     "xlm-roberta": xlm_roberta.read,

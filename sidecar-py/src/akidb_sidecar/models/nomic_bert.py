@@ -1,0 +1,218 @@
+"""Nomic's BERT: BERT with rotary positions and a gated feed-forward, and without biases, for long texts.
+
+Nussbaum et al. 2024, https://arxiv.org/abs/2402.01613. Each residual is followed by a layer norm, as in BERT.
+Linear layers run over the real tokens of all texts at once; only attention knows texts (see
+``_windowed_attention``). The scale of the scores is folded into the weights of the queries.
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import mlx.core as mx
+
+from akidb_sidecar._buffers import to_mlx
+from akidb_sidecar._errors import ModelError
+from akidb_sidecar.models import TOKENS_PER_STEP
+from akidb_sidecar.models._configuration import flag, number, size
+from akidb_sidecar.models._functions import SCORE_SCALE, working_dtype
+from akidb_sidecar.models._rotary import Rotary, turn
+from akidb_sidecar.models._windowed_attention import WindowedAttention
+from akidb_sidecar.models.bert import LayerNorm
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from akidb_sidecar._weights import Weights
+
+OLDER_KEYS = {
+    "n_embd": "hidden_size",
+    "n_head": "num_attention_heads",
+    "n_layer": "num_hidden_layers",
+    "n_inner": "intermediate_size",
+    "n_positions": "max_position_embeddings",
+    "layer_norm_epsilon": "layer_norm_eps",
+}
+"""What older files call the keys of the newer ones."""
+FLAGS_FOR_OTHER_NETWORKS = (
+    "prenorm",
+    "parallel_block",
+    "causal",
+    "use_rms_norm",
+    "qkv_proj_bias",
+    "mlp_fc1_bias",
+    "mlp_fc2_bias",
+    "rotary_emb_interleaved",
+)
+KEYS_FOR_OTHER_NETWORKS = ("rotary_scaling_factor", "rotary_emb_scale_base", "num_experts", "rope_scaling")
+
+
+@dataclass(frozen=True)
+class LayerParameters:
+    """The tensors of one layer; matrices are ``(outputs, inputs)``."""
+
+    query_key_value: mx.array
+    attention_output: mx.array
+    attention_norm: LayerNorm
+    gate: mx.array
+    up: mx.array
+    down: mx.array
+    output_norm: LayerNorm
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """The tensors of the encoder, not yet read from their file.
+
+    Whoever builds a model takes the layers out one by one, so that no weight is held twice.
+    """
+
+    words: mx.array
+    """As they are stored; everything else is of the type to compute with."""
+    first_type: mx.array
+    norm: LayerNorm
+    layers: list[LayerParameters]
+    heads: int
+    theta: float
+    longest_text: int
+
+    def model(self, *, keep_quantized: bool) -> NomicBert:
+        """Return the model, computed by MLX."""
+        del keep_quantized  # it never is quantized
+        return NomicBert(self)
+
+
+class Layer:
+    """One layer."""
+
+    def __init__(self, layer: LayerParameters, heads: int) -> None:
+        self._heads = heads
+        dimension = layer.query_key_value.shape[1]
+        query, key_value = mx.split(layer.query_key_value, [dimension])
+        scale = SCORE_SCALE / (dimension // heads) ** 0.5
+        self._query_key_value = mx.concatenate([query * scale, key_value])
+        self._attention_output, self._attention_norm = layer.attention_output, layer.attention_norm
+        self._gate, self._up, self._down = layer.gate, layer.up, layer.down
+        self._output_norm = layer.output_norm
+        # Before the next layer, so that what was read for this one can be freed.
+        mx.eval(self._query_key_value, self._attention_output, self._gate, self._up, self._down)
+
+    def __call__(
+        self, x: mx.array, angles: tuple[mx.array, mx.array], attention: WindowedAttention
+    ) -> mx.array:
+        """``(tokens, dimension)`` to the same shape."""
+        query_key_value = (x @ self._query_key_value.T).reshape(x.shape[0], 3 * self._heads, -1)
+        query_key, value = mx.split(query_key_value, [2 * self._heads], axis=1)
+        query, key = mx.split(turn(query_key, angles), 2, axis=1)
+        x = self._attention_norm(x + attention(query, key, value) @ self._attention_output.T)
+        gate = x @ self._gate.T
+        inner = gate * mx.sigmoid(gate) * (x @ self._up.T)
+        return self._output_norm(x + inner @ self._down.T)
+
+
+class NomicBert:
+    """The encoder; see :class:`akidb_sidecar.models.Model`."""
+
+    def __init__(self, parameters: Parameters) -> None:
+        self.vocabulary, self.dimension = parameters.words.shape
+        self.dtype = parameters.first_type.dtype
+        self.longest_text = parameters.longest_text
+        self._words, self._first_type = parameters.words, parameters.first_type
+        self._norm = parameters.norm
+        self._rotary = Rotary(self.dimension // parameters.heads, parameters.theta)
+        parameters.layers.reverse()
+        self._layers = [
+            Layer(parameters.layers.pop(), parameters.heads) for _ in range(len(parameters.layers))
+        ]
+
+    def __call__(self, token_ids: mx.array, lengths: array[int], on_step: Callable[[], None]) -> mx.array:
+        """Return ``(tokens, dimension)`` for texts sorted by length."""
+        positions = array("I")
+        for length in lengths:
+            positions.extend(range(length))
+        angles = self._rotary.angles(to_mlx(positions), lengths[-1], self.dtype)
+        attention = WindowedAttention(lengths, on_step)
+        x = self._norm(self._words[token_ids].astype(self.dtype) + self._first_type)
+        for layer in self._layers:
+            x = layer(x, angles, attention)
+            if len(positions) > TOKENS_PER_STEP:
+                mx.eval(x)
+                on_step()
+        return x
+
+
+def read(config: Mapping[str, object], weights: Weights) -> Parameters:
+    """Take the encoder's tensors; those of the heads for training are left alone."""
+    config = {OLDER_KEYS.get(key, key): value for key, value in config.items()}
+    _refuse_what_is_computed_otherwise(config)
+    dimension, heads = size(config, "hidden_size"), size(config, "num_attention_heads")
+    if dimension % heads:
+        raise ModelError(
+            "bad_model", f"`hidden_size` {dimension} is not a multiple of {heads} attention heads"
+        )
+    if size(config, "head_dim", dimension // heads) != dimension // heads:
+        raise ModelError("unsupported_model", "NomicBERT with a `head_dim` of its own is not supported")
+    vocabulary, types = size(config, "vocab_size"), size(config, "type_vocab_size")
+    inner, epsilon = size(config, "intermediate_size"), number(config, "layer_norm_eps", 1e-12)
+    longest_text, theta = size(config, "max_position_embeddings"), _theta(config)
+    words = weights.take("embeddings.word_embeddings.weight", vocabulary, dimension)
+    weights = weights.converted(working_dtype(words.dtype))
+    return Parameters(
+        words=words,
+        first_type=weights.take("embeddings.token_type_embeddings.weight", types, dimension)[0],
+        norm=_layer_norm(weights.under("emb_ln."), dimension, epsilon),
+        layers=[
+            _layer(weights.under(f"encoder.layers.{index}."), dimension, inner, epsilon)
+            for index in range(size(config, "num_hidden_layers"))
+        ],
+        heads=heads,
+        theta=theta,
+        longest_text=longest_text,
+    )
+
+
+def _layer(weights: Weights, dimension: int, inner: int, epsilon: float) -> LayerParameters:
+    return LayerParameters(
+        query_key_value=weights.take("attn.Wqkv.weight", 3 * dimension, dimension),
+        attention_output=weights.take("attn.out_proj.weight", dimension, dimension),
+        attention_norm=_layer_norm(weights.under("norm1."), dimension, epsilon),
+        gate=weights.take("mlp.fc12.weight", inner, dimension),
+        up=weights.take("mlp.fc11.weight", inner, dimension),
+        down=weights.take("mlp.fc2.weight", dimension, inner),
+        output_norm=_layer_norm(weights.under("norm2."), dimension, epsilon),
+    )
+
+
+def _layer_norm(weights: Weights, dimension: int, epsilon: float) -> LayerNorm:
+    return LayerNorm(weights.take("weight", dimension), weights.take("bias", dimension), epsilon)
+
+
+def _refuse_what_is_computed_otherwise(config: Mapping[str, object]) -> None:
+    for key in FLAGS_FOR_OTHER_NETWORKS:
+        if flag(config, key, default=False):
+            raise ModelError("unsupported_model", f"NomicBERT with `{key}` is not supported")
+    for key in KEYS_FOR_OTHER_NETWORKS:
+        if config.get(key) is not None:
+            raise ModelError("unsupported_model", f"NomicBERT with `{key}` is not supported")
+    activation = config.get("activation_function", config.get("hidden_act", "silu"))
+    if activation not in ("swiglu", "silu"):
+        raise ModelError(
+            "unsupported_model", f"NomicBERT with the activation `{activation}` is not supported; `silu` is"
+        )
+    if number(config, "rotary_emb_fraction", 1.0) != 1.0:
+        raise ModelError("unsupported_model", "NomicBERT with `rotary_emb_fraction` is not supported")
+
+
+def _theta(config: Mapping[str, object]) -> float:
+    """Return the base of the rotary angles, which older and newer files state in different places."""
+    rotary = config.get("rope_parameters") or {}
+    if not isinstance(rotary, dict):
+        raise ModelError("bad_model", "`rope_parameters` in `config.json` is not an object")
+    kind = rotary.get("rope_type", "default")
+    if kind != "default":
+        raise ModelError(
+            "unsupported_model", f"NomicBERT with rotary positions of type `{kind}` is not supported"
+        )
+    return number(rotary, "rope_theta", number(config, "rotary_emb_base", 1000.0))
