@@ -240,6 +240,13 @@ mod tests {
     }
 
     #[test]
+    fn an_older_nomic_bert_names_its_sizes_as_gpt2_does() {
+        let config = r#"{"model_type": "nomic_bert", "n_embd": 768, "n_positions": 8192}"#;
+        let model = read(&[("config.json", config)]).unwrap();
+        assert_eq!((model.dimension, model.max_tokens), (768, 8192));
+    }
+
+    #[test]
     fn a_length_in_the_sentence_file_may_be_null() {
         let config = r#"{"model_type": "bert", "hidden_size": 8, "max_position_embeddings": 64}"#;
         let sentence = r#"{"max_seq_length": null, "do_lower_case": false}"#;

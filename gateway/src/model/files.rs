@@ -6,11 +6,13 @@ use std::path::Path;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-/// `config.json`.
+/// `config.json`. Older files of `nomic_bert` name some keys as GPT-2 does.
 #[derive(Debug, Deserialize)]
 pub(super) struct ModelConfig {
     pub(super) model_type: String,
+    #[serde(alias = "n_embd")]
     pub(super) hidden_size: usize,
+    #[serde(alias = "n_positions")]
     pub(super) max_position_embeddings: Option<usize>,
     /// Some models state -1 where they have none.
     pub(super) pad_token_id: Option<i64>,
