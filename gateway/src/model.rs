@@ -89,6 +89,8 @@ pub(crate) struct Model {
     pub(crate) prompts: Prompts,
     /// The token that every text must end with, where the model reads a text's vector off it.
     pub(crate) end_token: Option<EndToken>,
+    /// Size of the weights' files, in bytes.
+    pub(crate) stored_bytes: u64,
     /// What the weights take in the memory of each worker, in bytes, at most.
     pub(crate) weights_bytes: u64,
 }
@@ -144,6 +146,13 @@ impl Model {
             prompts = model.prompts.names(),
             "model resolved"
         );
+        if model.weights_bytes > model.stored_bytes {
+            tracing::info!(
+                bytes_in_each_worker = model.weights_bytes,
+                bytes_stored = model.stored_bytes,
+                "on a CPU the weights become float32, for quantized ones see --cpu-weights"
+            );
+        }
         Ok(model)
     }
 
@@ -157,19 +166,22 @@ impl Model {
         let max_tokens = limit::max_tokens(&config, sentence.as_ref(), tokenizer.as_ref()).ok_or(
             "its files state no usable length limit, neither `max_seq_length` nor `max_position_embeddings`",
         )?;
-        if config.hidden_size == 0 {
-            return Err("`hidden_size` in `config.json` is 0".to_owned());
-        }
+        let dimension = config
+            .dimension()
+            .filter(|dimension| *dimension > 0)
+            .ok_or("`hidden_size` in `config.json` is missing or 0")?;
+        let stored_bytes = memory::stored_bytes(&path);
         Ok(Self {
             served_name,
-            dimension: config.hidden_size,
+            dimension,
             max_tokens,
             pooling: head.pooling,
             normalize: head.normalize,
             pools_prompt: head.pools_prompt,
             prompts: Prompts::new(&config.model_type, prompts)?,
             end_token: EndToken::of(&config, head.pooling),
-            weights_bytes: memory::weights_bytes(&path, &config, cpu_weights),
+            stored_bytes,
+            weights_bytes: memory::weights_bytes(stored_bytes, &config, cpu_weights),
             path,
         })
     }
@@ -241,9 +253,13 @@ mod tests {
 
     #[test]
     fn an_older_nomic_bert_names_its_sizes_as_gpt2_does() {
-        let config = r#"{"model_type": "nomic_bert", "n_embd": 768, "n_positions": 8192}"#;
-        let model = read(&[("config.json", config)]).unwrap();
-        assert_eq!((model.dimension, model.max_tokens), (768, 8192));
+        for newer in ["", r#", "hidden_size": 768, "max_position_embeddings": 8192"#] {
+            let config =
+                format!(r#"{{"model_type": "nomic_bert", "n_embd": 768, "n_positions": 8192{newer}}}"#);
+            let model = read(&[("config.json", &config)]).unwrap();
+            assert_eq!((model.dimension, model.max_tokens), (768, 8192));
+        }
+        assert!(read(&[("config.json", r#"{"model_type": "bert"}"#)]).unwrap_err().contains("hidden_size"));
     }
 
     #[test]

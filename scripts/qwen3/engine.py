@@ -12,14 +12,11 @@ import sys
 import time
 from array import array
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 from bench import child
 
 from akidb_sidecar._engine import CpuWeights
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 VOCABULARY = 2000
 PRODUCTS = 3
@@ -52,9 +49,12 @@ def main() -> None:
         if question["what"] == "loaded":
             return {**loaded, "blas": engine.info.blas}
         threads = question["threads"]
-        if question["what"] == "growth":
-            return {"resident_bytes": growth(embed, question["texts"], question["longest"], threads)}
-        embed(question["lengths"], threads)  # the first call of a shape allocates
+        if question["what"] == "texts":
+            for _ in range(question["texts"]):
+                embed([generator.randint(1, question["longest"])], threads)
+            return {"resident_bytes": resident_bytes()}
+        if question["rounds"] > 1:
+            embed(question["lengths"], threads)  # the first call of a shape allocates
         rounds = []
         for _ in range(question["rounds"]):
             flops = _doctor.matmul_flops(_mlx_engine.BLAS, threads, PRODUCTS)
@@ -69,17 +69,6 @@ def main() -> None:
         }
 
     child.serve(answer)
-
-
-def growth(embed: Callable[[list[int], int], float], texts: int, longest: int, threads: int) -> list[int]:
-    """Return the resident memory after every hundredth part of so many texts of random length."""
-    generator = random.Random(2)  # noqa: S311 - repeatable
-    resident = []
-    for text in range(1, texts + 1):
-        embed([generator.randint(1, longest)], threads)
-        if text % (texts // 100) == 0:
-            resident.append(resident_bytes())
-    return resident
 
 
 def resident_bytes() -> int:

@@ -10,10 +10,10 @@ use serde::de::DeserializeOwned;
 #[derive(Debug, Deserialize)]
 pub(super) struct ModelConfig {
     pub(super) model_type: String,
-    #[serde(alias = "n_embd")]
-    pub(super) hidden_size: usize,
-    #[serde(alias = "n_positions")]
-    pub(super) max_position_embeddings: Option<usize>,
+    hidden_size: Option<usize>,
+    n_embd: Option<usize>,
+    max_position_embeddings: Option<usize>,
+    n_positions: Option<usize>,
     /// Some models state -1 where they have none.
     pub(super) pad_token_id: Option<i64>,
     pub(super) eos_token_id: Option<OneOrMany<i64>>,
@@ -21,6 +21,18 @@ pub(super) struct ModelConfig {
     pub(super) torch_dtype: Option<String>,
     pub(super) dtype: Option<String>,
     pub(super) quantization: Option<Quantization>,
+}
+
+impl ModelConfig {
+    /// Length of a token's vector.
+    pub(super) fn dimension(&self) -> Option<usize> {
+        self.hidden_size.or(self.n_embd)
+    }
+
+    /// Positions that the model has, those of padding included.
+    pub(super) fn positions(&self) -> Option<usize> {
+        self.max_position_embeddings.or(self.n_positions)
+    }
 }
 
 /// How MLX quantized the weights. What is wrong with it, the worker says.

@@ -24,7 +24,7 @@ pub(super) fn max_tokens(
 
 /// Positions that tokens can have: RoBERTa's count from behind that of padding.
 fn usable_positions(config: &ModelConfig) -> Option<usize> {
-    let positions = config.max_position_embeddings?;
+    let positions = config.positions()?;
     Some(match config.model_type.as_str() {
         "roberta" | "xlm-roberta" | "camembert" => {
             let padding = config.pad_token_id.and_then(|id| usize::try_from(id).ok()).unwrap_or(1);

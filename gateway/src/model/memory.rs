@@ -9,15 +9,18 @@ use crate::machine;
 const BITS_OF_FLOAT32: f64 = 32.0;
 const BITS_OF_HALF: f64 = 16.0;
 
-/// Size of the weights in a worker, in bytes: that of the files, and on a CPU as many times more as float32 needs. It is at
-/// most this, because the table of words stays as it is stored.
-pub(super) fn weights_bytes(folder: &Path, config: &ModelConfig, cpu_weights: CpuWeights) -> u64 {
+/// Size of the weights' files in a folder, in bytes.
+pub(super) fn stored_bytes(folder: &Path) -> u64 {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let weights = entries.filter(|entry| entry.path().extension().is_some_and(|end| end == "safetensors"));
-    let on_disk =
-        weights.filter_map(|entry| std::fs::metadata(entry.path()).ok()).map(|data| data.len()).sum();
+    weights.filter_map(|entry| std::fs::metadata(entry.path()).ok()).map(|data| data.len()).sum()
+}
+
+/// Size of the weights in a worker, in bytes: as they are stored, and on a CPU as many times more as float32 needs. It is
+/// at most this, because the table of words stays as it is stored.
+pub(super) fn weights_bytes(stored_bytes: u64, config: &ModelConfig, cpu_weights: CpuWeights) -> u64 {
     let growth = if machine::has_unified_gpu() { 1.0 } else { growth(config, cpu_weights) };
-    scale(on_disk, growth)
+    scale(stored_bytes, growth)
 }
 
 /// How many times larger float32 is than what is stored.

@@ -54,6 +54,8 @@ class CausalAttention:
         if not ON_CPU and size in FUSED_SIZES:
             return mx.fast.scaled_dot_product_attention(query, key, value, scale=size**-0.5, mask="causal")
         rows = min(MOST_ROWS, max(FEWEST_ROWS, MOST_SCORES // (texts * heads * longest)))
+        # Else every block would copy all of them.
+        query, key, value = (mx.contiguous(x) for x in (query, key, value))
         grouped = (query * (SCORE_SCALE * size**-0.5)).reshape(texts, key.shape[1], -1, longest, size)
         blocks = []
         for start in range(0, longest, rows):
