@@ -105,8 +105,8 @@ pub struct ServeFlags {
 
     /// How 4-bit and 8-bit weights are held on a CPU: `float32` or `quantized`
     ///
-    /// float32 is somewhat faster for batches and needs 4 bytes a weight. quantized keeps them as they are: a fifth of
-    /// the memory, and the same vectors. On a GPU they always stay as they are.
+    /// float32 needs 4 bytes a weight. quantized keeps them as they are: a fifth of the memory, the same vectors, about
+    /// the same speed. On a GPU they always stay as they are.
     #[arg(
         long,
         env = "AKIDB_CPU_WEIGHTS",

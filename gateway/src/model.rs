@@ -39,7 +39,7 @@ pub struct Config {
 /// How workers on a CPU hold 4-bit and 8-bit weights.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum CpuWeights {
-    /// As float32: somewhat faster for batches, and 4 bytes a weight.
+    /// As float32, with 4 bytes a weight.
     #[default]
     Float32,
     /// As they are.

@@ -94,8 +94,8 @@ def _parser() -> argparse.ArgumentParser:
         "--cpu-weights",
         choices=get_args(CpuWeights),
         default="float32",
-        help="how 4-bit and 8-bit weights are held on a CPU: float32 is somewhat faster "
-        "and needs 4 bytes a weight; quantized keeps them as they are",
+        help="how 4-bit and 8-bit weights are held on a CPU: float32 needs 4 bytes "
+        "a weight; quantized keeps them as they are",
     )
 
     prepare = commands.add_parser("prepare", help="find or download a model and print where it is, as JSON")
