@@ -170,6 +170,11 @@ impl Model {
             .dimension()
             .filter(|dimension| *dimension > 0)
             .ok_or("`hidden_size` in `config.json` is missing or 0")?;
+        let prompts = Prompts::new(&config.model_type, prompts)?;
+        if !head.pools_prompt && head.pooling == Pooling::Mean && !prompts.default_text().is_empty() {
+            return Err("it has a default prompt and leaves prompts out of its mean, which is not supported"
+                .to_owned());
+        }
         let stored_bytes = memory::stored_bytes(&path);
         Ok(Self {
             served_name,
@@ -178,7 +183,7 @@ impl Model {
             pooling: head.pooling,
             normalize: head.normalize,
             pools_prompt: head.pools_prompt,
-            prompts: Prompts::new(&config.model_type, prompts)?,
+            prompts,
             end_token: EndToken::of(&config, head.pooling),
             stored_bytes,
             weights_bytes: memory::weights_bytes(stored_bytes, &config, cpu_weights),
@@ -249,6 +254,18 @@ mod tests {
             let config = serde_json::from_str(&json).unwrap();
             assert_eq!(EndToken::of(&config, pooling).map(|token| token.id), expected, "{json}");
         }
+    }
+
+    #[test]
+    fn a_pooling_that_is_named_must_be_there() {
+        let config =
+            ("config.json", r#"{"model_type": "bert", "hidden_size": 8, "max_position_embeddings": 64}"#);
+        let modules = |path: &str| {
+            format!(r#"[{{"idx": 0, "name": "0", "path": "{path}", "type": "models.Pooling"}}]"#)
+        };
+        let refusal = read(&[config, ("modules.json", &modules("1_Pooling"))]).unwrap_err();
+        assert!(refusal.contains("`1_Pooling/config.json` is missing"), "{refusal}");
+        assert_eq!(read(&[config, ("modules.json", &modules(""))]).unwrap().pooling, Pooling::Mean);
     }
 
     #[test]

@@ -20,6 +20,12 @@ from akidb_sidecar._errors import ModelError
 pytestmark = pytest.mark.mlx
 
 INDEX = "model.safetensors.index.json"
+ROWS = ("norm.weight", "layers.0.input_layernorm.weight", "layers.0.self_attn.k_norm.weight")
+MATRICES = (
+    "layers.0.self_attn.q_proj.weight",
+    "layers.1.self_attn.k_proj.weight",
+    "layers.1.mlp.gate_proj.weight",
+)
 
 
 def refusal(folder: Path, code: str = "bad_model") -> str:
@@ -96,6 +102,12 @@ def test_an_odd_value_is_refused(plain: Path, key: str, value: object) -> None:
         ({"layer_types": ["full_attention", "sliding_attention"]}, "`layer_types`"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "`yarn`"),
         ({"rope_scaling": {"type": "linear", "factor": 4.0}}, "`linear`"),
+        ({"rope_parameters": {}, "rope_scaling": {"rope_type": "yarn"}}, "`yarn`"),
+        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "`rope_parameters`"),
+        ({"partial_rotary_factor": 0.5}, "`partial_rotary_factor`"),
+        ({"is_causal": False}, "see those behind them"),
+        ({"use_bidirectional_attention": True}, "see those behind them"),
+        ({"auto_map": {"AutoModel": "modeling.Qwen3Model"}}, "`auto_map`"),
         ({"model_type": "qwen9"}, "supported are `bert`"),
     ],
 )
@@ -212,13 +224,20 @@ def test_a_flipped_bit_of_the_header_is_refused_or_changes_nothing(plain: Path) 
     assert refused > 300
 
 
-def test_numbers_that_are_not_finite_are_refused(plain: Path) -> None:
-    """The warm-up finds them: no worker becomes ready that cannot answer."""
+def test_a_tensor_in_two_files_is_refused(plain: Path) -> None:
+    (plain / "model_old.safetensors").write_bytes((plain / "model.safetensors").read_bytes())
+    assert "is in `model_old.safetensors` and in another file, too" in refusal(plain)
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
+@pytest.mark.parametrize("name", [*ROWS, *MATRICES])
+def test_a_number_that_is_not_finite_is_refused(plain: Path, name: str, number: str) -> None:
+    """The warm-up finds it, wherever it is: no worker becomes ready that cannot answer."""
     from akidb_sidecar import _worker  # noqa: PLC0415 - it is needed here alone
 
     file = plain / "model.safetensors"
     tensors: Any = mx.load(str(file))
-    tensors["norm.weight"] = mx.full((64,), float("nan"))
+    tensors[name][..., 3] = float(number)
     mx.save_safetensors(str(file), tensors)
     with pytest.raises(ModelError, match="warm-up"):
         _worker._warm_up(_mlx_engine.load(plain, 128))

@@ -409,3 +409,33 @@ def test_list_has_the_known_models_and_what_else_is_whole_in_the_cache(sidecar: 
         "path": answer["path"],
     }
     assert after[0]["dimension"] == 1024
+
+
+@pytest.mark.parametrize("commit", ["../../../../escaped", "main", "0" * 39, "0" * 40 + "/..", "A" * 40])
+def test_hub_that_names_no_commit_writes_nothing(sidecar: Sidecar, commit: str) -> None:
+    with FakeHub() as hub:
+        hub.move(hub.files, commit)
+        assert "does not say which commit" in sidecar.error(hub, "hub_unreachable")
+        assert not hub.downloads("model.safetensors")
+    assert not list(sidecar.cache.glob("models--*"))
+
+
+@pytest.mark.parametrize(
+    "name", ["../../../../../victim.json", "/victim.json", "a/../victim.json", "a\\b.json"]
+)
+def test_hub_that_lists_impossible_names_reaches_no_file_outside(
+    sidecar: Sidecar, tmp_path: Path, name: str
+) -> None:
+    victim = tmp_path / "victim.json"
+    victim.write_text("precious")
+    name = str(victim) if name.startswith("/") else name
+    with FakeHub() as hub:
+        sidecar.good(hub, *PULL)
+        hub.files[name] = b"{}"
+        assert "impossible name" in sidecar.error(hub, "bad_model", *PULL)
+    assert victim.read_text() == "precious"
+
+
+def test_password_in_the_address_of_the_hub_is_not_shown(sidecar: Sidecar) -> None:
+    for endpoint in ("http://user:s3cret@127.0.0.1:9", "http://user:s3cret@:9", "user:s3cret@"):
+        assert "s3cret" not in sidecar.error(None, "hub_unreachable", HF_ENDPOINT=endpoint)

@@ -20,13 +20,19 @@ pub(super) struct ModelConfig {
     /// The type of the weights; newer files call it `dtype`.
     pub(super) torch_dtype: Option<String>,
     pub(super) dtype: Option<String>,
-    pub(super) quantization: Option<Quantization>,
+    quantization: Option<Quantization>,
+    quantization_config: Option<Quantization>,
 }
 
 impl ModelConfig {
     /// Length of a token's vector.
     pub(super) fn dimension(&self) -> Option<usize> {
         self.hidden_size.or(self.n_embd)
+    }
+
+    /// How the weights are quantized, where they are; some files say it twice.
+    pub(super) fn quantization(&self) -> Option<&Quantization> {
+        self.quantization.as_ref().or(self.quantization_config.as_ref())
     }
 
     /// Positions that the model has, those of padding included.

@@ -25,7 +25,7 @@ pub(super) fn weights_bytes(stored_bytes: u64, config: &ModelConfig, cpu_weights
 
 /// How many times larger float32 is than what is stored.
 fn growth(config: &ModelConfig, cpu_weights: CpuWeights) -> f64 {
-    match (&config.quantization, cpu_weights) {
+    match (config.quantization(), cpu_weights) {
         (Some(_), CpuWeights::Quantized) => 1.0,
         (Some(quantization), CpuWeights::Float32) => {
             BITS_OF_FLOAT32 / quantization.bits.unwrap_or(BITS_OF_FLOAT32).clamp(1.0, BITS_OF_FLOAT32)

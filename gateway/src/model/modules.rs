@@ -25,12 +25,13 @@ impl Head {
     pub(super) fn read(folder: &Path, model_type: &str) -> Result<Self, String> {
         let modules: Option<Vec<Module>> = files::read(folder, "modules.json")?;
         let stages = modules.as_deref().map(Stages::of).transpose()?;
-        let (pooling_folder, normalize) = match &stages {
-            Some(stages) => (stages.pooling_folder, stages.normalize),
-            None => (POOLING_FOLDER, true),
-        };
-        let file = format!("{pooling_folder}/config.json");
+        let named = stages.as_ref().and_then(|stages| stages.pooling_folder);
+        let file = format!("{}/config.json", named.unwrap_or(POOLING_FOLDER));
         let config: Option<PoolingConfig> = files::read(folder, &file)?;
+        if named.is_some() && config.is_none() {
+            return Err(format!("`{file}` is missing, which `modules.json` names"));
+        }
+        let normalize = stages.is_none_or(|stages| stages.normalize);
         Ok(Self {
             pooling: pooling(model_type, &file, config.as_ref())?,
             normalize,
@@ -42,19 +43,19 @@ impl Head {
 /// What `modules.json` says.
 #[derive(Debug, PartialEq, Eq)]
 struct Stages<'a> {
-    pooling_folder: &'a str,
+    pooling_folder: Option<&'a str>,
     normalize: bool,
 }
 
 impl<'a> Stages<'a> {
     fn of(modules: &'a [Module]) -> Result<Self, String> {
-        let mut stages = Self { pooling_folder: POOLING_FOLDER, normalize: false };
+        let mut stages = Self { pooling_folder: None, normalize: false };
         for Module { path, r#type } in modules {
             if !is_inside(path) {
                 return Err(format!("`modules.json` names the path `{path}`, which is not inside the model"));
             }
             match r#type.rsplit('.').next().unwrap_or_default() {
-                "Pooling" if !path.is_empty() => stages.pooling_folder = path,
+                "Pooling" if !path.is_empty() => stages.pooling_folder = Some(path),
                 "Normalize" => stages.normalize = true,
                 "Transformer" | "Pooling" | "Dropout" => {}
                 unknown => {
@@ -154,9 +155,9 @@ mod tests {
     #[test]
     fn known_modules_say_where_the_pooling_is_and_whether_to_normalize() {
         let list = modules(&[("", "Transformer"), ("pool", "Pooling"), ("3", "Dropout"), ("2", "Normalize")]);
-        assert_eq!(Stages::of(&list), Ok(Stages { pooling_folder: "pool", normalize: true }));
+        assert_eq!(Stages::of(&list), Ok(Stages { pooling_folder: Some("pool"), normalize: true }));
         let list = modules(&[("", "Transformer"), ("", "Pooling")]);
-        assert_eq!(Stages::of(&list), Ok(Stages { pooling_folder: "1_Pooling", normalize: false }));
+        assert_eq!(Stages::of(&list), Ok(Stages { pooling_folder: None, normalize: false }));
     }
 
     #[test]

@@ -13,6 +13,7 @@ from akidb_sidecar import _layout
 from akidb_sidecar._errors import ModelError
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+"""Commits become parts of paths: nothing else may."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,11 @@ def check_revision(revision: str) -> None:
         raise ModelError("model_not_found", f"`{revision}` cannot be a revision")
 
 
+def is_commit(text: str) -> bool:
+    """Whether a text is the whole name of a commit."""
+    return _COMMIT.fullmatch(text) is not None
+
+
 def folder(repository: str) -> Path:
     """Return where the library keeps a repository."""
     from huggingface_hub import constants  # noqa: PLC0415
@@ -48,13 +54,13 @@ def folder(repository: str) -> Path:
 
 def recorded_commit(repository: str, revision: str) -> str | None:
     """Return the commit that a revision was when it was last asked for and downloaded."""
-    if _COMMIT.fullmatch(revision):
+    if is_commit(revision):
         return revision
     try:
         commit = (folder(repository) / "refs" / revision).read_text().strip()
     except (OSError, ValueError):
         return None
-    return commit if _COMMIT.fullmatch(commit) else None
+    return commit if is_commit(commit) else None
 
 
 def record(repository: str, revision: str, commit: str) -> None:

@@ -125,7 +125,8 @@ def _read(repository: str, revision: CachedRevisionInfo) -> Model | None:
 
 
 def _dimension(path: Path) -> int | None:
-    size = _read_object(path / "config.json").get("hidden_size")
+    config = _read_object(path / "config.json")
+    size = config.get("hidden_size", config.get("n_embd"))
     return size if isinstance(size, int) else None
 
 

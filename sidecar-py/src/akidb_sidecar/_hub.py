@@ -41,7 +41,9 @@ def fetch(repository: str, revision: str | None, *, asking: Asking, show_progres
     try:
         _check_address(endpoint)
     except ValueError as error:
-        raise ModelError("hub_unreachable", f"HF_ENDPOINT `{endpoint}` is not an address: {error}") from None
+        raise ModelError(
+            "hub_unreachable", f"HF_ENDPOINT `{_shown(endpoint)}` is not an address: {error}"
+        ) from None
     wanted = DEFAULT_REVISION if revision is None else revision
     _cache.set_up_library(show_progress=show_progress)
     _cache.check_revision(wanted)
@@ -83,7 +85,7 @@ def _obstacle(endpoint: str) -> str | None:
     """Say what keeps the hub from being asked, if anything does."""
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
         return "HF_HUB_OFFLINE forbids a download"
-    return None if _is_reachable(endpoint) else f"{endpoint} cannot be reached"
+    return None if _is_reachable(endpoint) else f"{_shown(endpoint)} cannot be reached"
 
 
 def _download_all(repository: str, wanted: str, exactly: str, endpoint: str) -> Fetched:
@@ -93,6 +95,7 @@ def _download_all(repository: str, wanted: str, exactly: str, endpoint: str) -> 
         RevisionNotFoundError,
     )
 
+    hub = _shown(endpoint)
     missing = f"model `{repository}` is neither a directory nor in the local cache"
     try:
         return _ask_and_download(repository, wanted, exactly)
@@ -101,13 +104,13 @@ def _download_all(repository: str, wanted: str, exactly: str, endpoint: str) -> 
     except GatedRepoError:
         raise ModelError(
             "model_not_found",
-            f"{missing}, and {endpoint} gives it only to accounts that accepted its terms: set HF_TOKEN",
+            f"{missing}, and {hub} gives it only to accounts that accepted its terms: set HF_TOKEN",
         ) from None
     except RepositoryNotFoundError:
-        raise ModelError("model_not_found", f"{missing}, and {endpoint} does not have it") from None
+        raise ModelError("model_not_found", f"{missing}, and {hub} does not have it") from None
     except RevisionNotFoundError:
         raise ModelError(
-            "model_not_found", f"{missing}, and {endpoint} does not have it at revision `{exactly}`"
+            "model_not_found", f"{missing}, and {hub} does not have it at revision `{exactly}`"
         ) from None
     except Exception as error:  # noqa: BLE001 - errors of the HTTP library come through, whichever it is
         if isinstance(error, OSError) and error.errno is not None:
@@ -117,9 +120,10 @@ def _download_all(repository: str, wanted: str, exactly: str, endpoint: str) -> 
                 f"cannot write into the model cache `{where}`: {error.strerror}; "
                 "make room there, or name another folder with HF_HOME",
             ) from None
-        reason = _without_token(" ".join(str(error).split()))[:200] or type(error).__name__
+        reason = _without_token(" ".join(str(error).split()).replace(endpoint, hub))[:200]
         raise ModelError(
-            "hub_unreachable", f"the download of `{repository}` from {endpoint} failed: {reason}"
+            "hub_unreachable",
+            f"the download of `{repository}` from {hub} failed: {reason or type(error).__name__}",
         ) from None
 
 
@@ -131,10 +135,11 @@ def _ask_and_download(repository: str, wanted: str, exactly: str) -> Fetched:
 
     api = HfApi()
     commit = api.model_info(repository, revision=exactly, timeout=ASK_SECONDS).sha
-    if commit is None:
+    if commit is None or not _cache.is_commit(commit):
         raise ModelError("hub_unreachable", f"the hub does not say which commit `{exactly}` is")
     tree = api.list_repo_tree(repository, recursive=True, revision=commit)
     sizes = {entry.path: entry.size for entry in tree if isinstance(entry, RepoFile)}
+    _layout.check_paths(sizes, repository)
     _layout.check_names(sizes, repository)
     home = _cache.folder(repository)
     snapshot = home / "snapshots" / commit
@@ -197,6 +202,11 @@ def _ask(endpoint: str, answered: threading.Event) -> None:
     except (OSError, ValueError, http.client.HTTPException):
         return
     answered.set()
+
+
+def _shown(endpoint: str) -> str:
+    """Return an address without the name and password that it may hold."""
+    return re.sub(r"^([^/]*//)?[^/]*@", r"\1", endpoint)
 
 
 def _check_address(url: str) -> None:

@@ -31,6 +31,13 @@ PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
 INDEX = "model.safetensors.index.json"
 
 
+def check_paths(names: Collection[str], model: str) -> None:
+    """Raise :class:`ModelError` when one of these names leads out of the folder that it belongs into."""
+    for name in names:
+        if "\\" in name or any(part in ("", ".", "..") for part in name.split("/")):
+            raise ModelError("bad_model", f"`{model}` has a file of the impossible name `{name}`")
+
+
 def check_names(names: Collection[str], model: str) -> None:
     """Raise :class:`ModelError` when files of these names cannot be a model."""
     for name in ("config.json", "tokenizer.json"):

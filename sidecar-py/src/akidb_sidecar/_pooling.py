@@ -29,4 +29,5 @@ def _segment_sums(hidden: mx.array, starts: mx.array) -> mx.array:
     tokens = mx.arange(hidden.shape[0])
     ends = mx.concatenate([starts[1:], mx.array([hidden.shape[0]], dtype=starts.dtype)])
     belongs = (tokens >= starts[:, None]) & (tokens < ends[:, None])
-    return belongs.astype(hidden.dtype) @ hidden
+    # In float16 the sum over a long text would overflow.
+    return belongs.astype(mx.float32) @ hidden.astype(mx.float32)

@@ -105,7 +105,7 @@ class Quantization:
 
     def layout(self, name: str) -> Layout:
         """Return the layout of a matrix."""
-        return self._single.get(name, self._default)
+        return self._single.get(name) or self._single.get(f"model.{name}", self._default)
 
 
 def _layout(entry: dict[str, object], default: dict[str, object]) -> Layout:

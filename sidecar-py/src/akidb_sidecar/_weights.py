@@ -47,6 +47,11 @@ class Weights:
                 loaded = mx.load(str(file))
             except (OSError, RuntimeError, ValueError) as error:
                 raise ModelError("bad_model", f"`{file.name}` cannot be read: {_one_line(error)}") from error
+            twice = tensors.keys() & loaded
+            if twice:
+                raise ModelError(
+                    "bad_model", f"tensor `{min(twice)}` is in `{file.name}` and in another file, too"
+                )
             tensors.update(loaded)  # type: ignore[arg-type]
         return cls(tensors, quantization)
 

@@ -18,7 +18,7 @@ import mlx.core as mx
 from akidb_sidecar._buffers import to_mlx
 from akidb_sidecar._errors import ModelError
 from akidb_sidecar.models._attention import PackedAttention
-from akidb_sidecar.models._configuration import number, size
+from akidb_sidecar.models._configuration import flag, number, size
 from akidb_sidecar.models._functions import SCORE_SCALE, gelu, working_dtype
 from akidb_sidecar.models._windowed_attention import WindowedAttention
 
@@ -186,6 +186,8 @@ def read_encoder(config: Mapping[str, object], weights: Weights, first_position:
             f"`hidden_act` `{activation}` with `position_embedding_type` `{position_type}` is not "
             "supported; supported are `gelu` and `absolute`",
         )
+    if flag(config, "is_decoder", default=False):
+        raise ModelError("unsupported_model", "a BERT that is a decoder (`is_decoder`) is not supported")
     dimension, heads = size(config, "hidden_size"), size(config, "num_attention_heads")
     if dimension % heads:
         raise ModelError(

@@ -38,6 +38,7 @@ OLDER_KEYS = {
 """What older files call the keys of the newer ones."""
 FLAGS_FOR_OTHER_NETWORKS = (
     "prenorm",
+    "scale_attn_by_inverse_layer_idx",
     "parallel_block",
     "causal",
     "use_rms_norm",
@@ -201,6 +202,8 @@ def _refuse_what_is_computed_otherwise(config: Mapping[str, object]) -> None:
         raise ModelError(
             "unsupported_model", f"NomicBERT with the activation `{activation}` is not supported; `silu` is"
         )
+    if not flag(config, "scale_attn_weights", default=True):
+        raise ModelError("unsupported_model", "NomicBERT with `scale_attn_weights` false is not supported")
     if number(config, "rotary_emb_fraction", 1.0) != 1.0:
         raise ModelError("unsupported_model", "NomicBERT with `rotary_emb_fraction` is not supported")
 

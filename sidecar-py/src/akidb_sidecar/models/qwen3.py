@@ -269,6 +269,12 @@ def _check_kind(config: Mapping[str, object]) -> None:
         raise ModelError(
             "unsupported_model", "Qwen3 with `layer_types` other than `full_attention` is not supported"
         )
+    if not flag(config, "is_causal", default=True) or flag(
+        config, "use_bidirectional_attention", default=False
+    ):
+        raise ModelError("unsupported_model", "Qwen3 whose tokens see those behind them is not supported")
+    if config.get("auto_map") is not None:
+        raise ModelError("unsupported_model", "Qwen3 with code of its own (`auto_map`) is not supported")
     if flag(config, "use_sliding_window", default=False):
         raise ModelError("unsupported_model", "Qwen3 with `use_sliding_window` is not supported")
     activation = config.get("hidden_act", "silu")
@@ -280,12 +286,19 @@ def _check_kind(config: Mapping[str, object]) -> None:
 
 def _theta(config: Mapping[str, object]) -> float:
     """Return the base of the rotary angles, which older and newer files state in different places."""
-    rotary = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    if not isinstance(rotary, dict):
-        raise ModelError("bad_model", "`rope_parameters` in `config.json` is not an object")
-    kind = rotary.get("rope_type", rotary.get("type", "default"))
-    if kind != "default":
-        raise ModelError(
-            "unsupported_model", f"Qwen3 with rotary positions of type `{kind}` is not supported"
-        )
-    return number(rotary, "rope_theta", number(config, "rope_theta", 10_000.0))
+    theta = number(config, "rope_theta", 10_000.0)
+    for key in ("rope_scaling", "rope_parameters"):
+        rotary = config.get(key)
+        if rotary is None:
+            continue
+        if not isinstance(rotary, dict):
+            raise ModelError("bad_model", f"`{key}` in `config.json` is not an object")
+        kind = rotary.get("rope_type", rotary.get("type", "default"))
+        if kind != "default" or number({**config, **rotary}, "partial_rotary_factor", 1.0) != 1.0:
+            raise ModelError(
+                "unsupported_model", f"Qwen3 with rotary positions as in `{key}` (`{kind}`) is not supported"
+            )
+        theta = number(rotary, "rope_theta", theta)
+    if number(config, "partial_rotary_factor", 1.0) != 1.0:
+        raise ModelError("unsupported_model", "Qwen3 with `partial_rotary_factor` is not supported")
+    return theta

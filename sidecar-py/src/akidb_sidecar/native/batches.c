@@ -11,6 +11,7 @@
 
 #include "batches.h"
 
+#include <float.h>
 #include <math.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -98,9 +99,14 @@ void multiply(const struct chunk *c, struct product product, int64_t rows, int64
 
 /* Turn a row of scores (in powers of two) into weights; return one over their sum. */
 float weigh_row(float *restrict scores, int64_t length, int64_t padded) {
-    for (int64_t column = length; column < padded; column++) scores[column] = -INFINITY;
-    vector largest = load(scores), sums = {0};
-    for (int64_t column = LANES; column < padded; column += LANES) largest = larger(load(scores + column), largest);
+    for (int64_t column = length; column < padded; column++) scores[column] = -FLT_MAX;
+    /* Comparisons and powers would swallow what is not finite: its difference from itself is not zero. */
+    vector largest = load(scores), sums = largest - largest;
+    for (int64_t column = LANES; column < padded; column += LANES) {
+        vector score = load(scores + column);
+        largest = larger(score, largest);
+        sums += score - score;
+    }
     vector top = all(largest_of(largest));
     for (int64_t column = 0; column < padded; column += LANES) {
         vector weights = power_of_two(load(scores + column) - top);

@@ -63,7 +63,8 @@ static inline int64_t row_of(const struct chunk *c, int64_t text) { return c->st
 /* The product of some rows with all columns of a panel matrix. */
 void multiply(const struct chunk *c, struct product product, int64_t rows, int64_t columns);
 
-/* Turn a row of scores (in powers of two) into weights; return one over their sum. Those from `length` on weigh nothing. */
+/* Turn a row of scores (in powers of two) into weights; return one over their sum. Those from `length` on weigh
+ * nothing. If a score is not finite, neither is what is returned. */
 float weigh_row(float *restrict scores, int64_t length, int64_t padded);
 
 /* See the functions akidb_embed_*. Calls wait for one another. */
