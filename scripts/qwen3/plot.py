@@ -10,7 +10,7 @@ WIDTH, HEIGHT = 820, 360
 LEFT, RIGHT, TOP, BOTTOM = 64, 150, 62, 56
 TITLE = "Memory of a worker over texts of random length"
 CLASSES = ("a", "b")
-STEP_MEBIBYTES = 100
+STEP_MEBIBYTES = 20
 MEBIBYTE = 1 << 20
 
 

@@ -28,6 +28,8 @@ TESTS = Path(__file__).parent
 GOLDEN_FRAMES = TESTS.parent.parent / "protocol" / "vectors"
 WAIT_SECONDS = 30.0
 """How long a test waits for what must come; a worker that hangs fails its test after it."""
+LARGEST_GROWTH_BYTES = 40_000_000
+"""By how much the memory of a process may grow once it has seen its largest batch."""
 END_SECONDS = 2.0
 """How soon a worker must be gone after its gateway."""
 
@@ -176,6 +178,22 @@ def cosine(left: Sequence[float], right: Sequence[float]) -> float:
     assert len(left) == len(right)
     product = math.fsum(a * b for a, b in zip(left, right, strict=True))
     return product / (math.hypot(*left) * math.hypot(*right))
+
+
+def memory_growth(model: Path, longest: int, most_texts: int, batches: int, **environment: str) -> int:
+    """Return by how many bytes the memory of a process grows over the last four fifths of varied batches."""
+    arguments = map(str, (TESTS / "memory_child.py", model, longest, most_texts, batches))
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        env={**os.environ, **environment},
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=100,
+    )
+    before, after = map(int, done.stdout.split())
+    assert before > 30_000_000
+    return after - before
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:

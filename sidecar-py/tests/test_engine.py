@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import random
-import subprocess
-import sys
 from array import array
 from itertools import pairwise
 from typing import TYPE_CHECKING, get_args
 
 import pytest
-from conftest import GoldenText, cosine, pack, rows
+from conftest import LARGEST_GROWTH_BYTES, GoldenText, cosine, memory_growth, pack, rows
 
 from akidb_sidecar import _mlx_engine
 from akidb_sidecar._engine import Batch, Engine, Pooling
@@ -25,31 +23,6 @@ POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 GOLDEN_COSINE = 0.9999
 SAME_COSINE = 0.99999
 LONGEST = 256
-LARGEST_GROWTH_BYTES = 40_000_000
-
-MEMORY_SCRIPT = """
-import random, resource, sys
-from array import array
-from pathlib import Path
-from akidb_sidecar import _mlx_engine
-from akidb_sidecar._engine import Batch
-
-engine = _mlx_engine.load(Path(sys.argv[1]), 256)
-generator = random.Random(1)
-
-def embed(lengths):
-    ids = array("I", [generator.randrange(1000, 30000) for _ in range(sum(lengths))])
-    engine.embed(Batch(array("I", lengths).tobytes(), ids.tobytes(), "mean", 1))
-
-def vary(batches):
-    for _ in range(batches):
-        embed([generator.randint(1, 60) for _ in range(generator.randint(1, 4))])
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-embed([60] * 4)
-print(vary(40), vary(150))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -166,13 +139,4 @@ def test_number_of_threads_does_not_change_vectors(engine: Engine) -> None:
 
 
 def test_memory_does_not_grow_over_varied_batches(minilm_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", MEMORY_SCRIPT, str(minilm_path)],
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=100,
-    )
-    before, after = map(int, done.stdout.split())
-    assert before > 50_000_000
-    assert after - before < LARGEST_GROWTH_BYTES
+    assert memory_growth(minilm_path, 60, 4, 190) < LARGEST_GROWTH_BYTES

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import struct
-import subprocess
-import sys
 from array import array
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import pytest
-from conftest import GoldenText, cosine, pack, rows
+from conftest import LARGEST_GROWTH_BYTES, GoldenText, cosine, memory_growth, pack, rows
 from qwen3_checkpoint import Checkpoint, reference_vector
 
 from akidb_sidecar import _mlx_engine
@@ -35,32 +32,6 @@ GOLDEN = Path(__file__).parent / "golden"
 GOLDEN_COSINE = 0.9999
 SAME_COSINE = 0.99999
 LONGEST = 2048
-
-LARGEST_GROWTH_BYTES = 40_000_000
-
-MEMORY_SCRIPT = """
-import random, resource, sys
-from array import array
-from pathlib import Path
-from akidb_sidecar import _mlx_engine
-from akidb_sidecar._engine import Batch
-
-engine = _mlx_engine.load(Path(sys.argv[1]), 2048)
-generator = random.Random(1)
-
-def embed(lengths):
-    ids = array("I", [generator.randrange(2000) for _ in range(sum(lengths))])
-    engine.embed(Batch(array("I", lengths).tobytes(), ids.tobytes(), "last", 2))
-
-def vary(texts):
-    for _ in range(texts):
-        embed([generator.randint(1, int(sys.argv[2]))])
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-embed([int(sys.argv[2])])
-print(vary(40), vary(200))
-"""
 
 ENGINES = {
     "plain, kernels": ("tiny-qwen3", "kernels"),
@@ -282,14 +253,6 @@ def test_a_text_beyond_the_limit_or_the_vocabulary_is_refused(tmp_path: Path) ->
 
 @pytest.mark.parametrize(("reference_blas", "longest_text"), [("0", 2000), ("1", 120)])
 def test_memory_levels_off_over_texts_of_random_length(reference_blas: str, longest_text: int) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", MEMORY_SCRIPT, str(GOLDEN / "tiny-qwen3-4bit"), str(longest_text)],
-        env={**os.environ, "AKIDB_REFERENCE_BLAS": reference_blas},
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=100,
-    )
-    before, after = map(int, done.stdout.split())
-    assert before > 50_000_000
-    assert after - before < LARGEST_GROWTH_BYTES
+    model = GOLDEN / "tiny-qwen3-4bit"
+    growth = memory_growth(model, longest_text, 1, 240, AKIDB_REFERENCE_BLAS=reference_blas)
+    assert growth < LARGEST_GROWTH_BYTES
