@@ -276,7 +276,8 @@ mod tests {
             let model = read(&[("config.json", &config)]).unwrap();
             assert_eq!((model.dimension, model.max_tokens), (768, 8192));
         }
-        assert!(read(&[("config.json", r#"{"model_type": "bert"}"#)]).unwrap_err().contains("hidden_size"));
+        let nameless = r#"{"model_type": "bert", "max_position_embeddings": 64}"#;
+        assert!(read(&[("config.json", nameless)]).unwrap_err().contains("hidden_size"));
     }
 
     #[test]
