@@ -93,7 +93,8 @@ fn whether_vectors_are_normalized_is_the_models_choice_unless_the_request_has_on
     for (with_normalize, expected) in [(false, raw.clone()), (true, normalized(&raw))] {
         let mut modules = transformer();
         modules.extend(with_normalize.then(|| module("2_Normalize", "Normalize")));
-        let files = [("modules.json", json!(modules))];
+        let pooling = ("1_Pooling/config.json", json!({"pooling_mode_mean_tokens": true}));
+        let files = [("modules.json", json!(modules)), pooling];
         let gateway = Gateway::on_model(&files, &json!({}), &["--workers", "1"]);
         let vector = |body: Value| post(&gateway, &body.to_string()).vectors().remove(0);
         assert_eq!(vector(json!({"texts": ["a"]})), expected);
