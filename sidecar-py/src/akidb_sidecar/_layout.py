@@ -82,12 +82,16 @@ def size_bytes(path: Path) -> int:
 
 
 def shards(path: Path) -> list[str]:
-    """Return the names of the files that a checkpoint is spread over; none when it is in one file."""
+    """Return the names of the files that the directory's index names; none where it has no index."""
     try:
-        index = json.loads((path / INDEX).read_bytes())
-        names = {str(name) for name in index["weight_map"].values()}
+        names = sorted(set(json.loads((path / INDEX).read_bytes())["weight_map"].values()))
     except FileNotFoundError:
         return []
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ModelError("bad_model", f"`{INDEX}` in `{path}` cannot be read") from error
-    return sorted(names)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ModelError("bad_model", f"`{INDEX}` in `{path}` is not a valid index of files") from error
+    for name in names:
+        if not isinstance(name, str) or "/" in name or not name.endswith(".safetensors"):
+            raise ModelError("bad_model", f"`{INDEX}` names `{name}`, which is no `*.safetensors` beside it")
+    if not names:
+        raise ModelError("bad_model", f"`{INDEX}` names no file")
+    return names

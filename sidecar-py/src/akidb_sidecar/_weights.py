@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
+from akidb_sidecar import _layout
 from akidb_sidecar._errors import ModelError
 from akidb_sidecar._quantization import Quantization, QuantizedMatrix
 
@@ -16,10 +17,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LONGEST_HEADER_BYTES = 100 * 1024 * 1024
-
-
-INDEX = "model.safetensors.index.json"
-"""Where it is, it names the files that belong to the model."""
 
 
 class Weights:
@@ -112,26 +109,16 @@ class Weights:
 
 
 def _files(model_path: Path) -> list[Path]:
-    index = model_path / INDEX
-    if not index.is_file():
-        files = sorted(model_path.glob("*.safetensors"))
-        if not files:
-            raise ModelError(
-                "bad_model", f"`{model_path}` has no `*.safetensors`; other formats are never loaded"
-            )
-        return files
-    try:
-        names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ModelError("bad_model", f"`{INDEX}` is not a valid index of files") from error
-    for name in names:
-        if not isinstance(name, str) or "/" in name or not name.endswith(".safetensors"):
-            raise ModelError("bad_model", f"`{INDEX}` names `{name}`, which is no `*.safetensors` beside it")
+    shards = _layout.shards(model_path)
+    for name in shards:
         if not (model_path / name).is_file():
-            raise ModelError("bad_model", f"`{name}` is missing, which `{INDEX}` names")
-    if not names:
-        raise ModelError("bad_model", f"`{INDEX}` names no file")
-    return [model_path / name for name in names]
+            raise ModelError("bad_model", f"`{name}` is missing, which `{_layout.INDEX}` names")
+    files = [model_path / name for name in shards] or sorted(model_path.glob("*.safetensors"))
+    if not files:
+        raise ModelError(
+            "bad_model", f"`{model_path}` has no `*.safetensors`; other formats are never loaded"
+        )
+    return files
 
 
 def _check_header(file: Path) -> None:

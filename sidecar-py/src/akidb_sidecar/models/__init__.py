@@ -15,7 +15,7 @@ TOKENS_PER_STEP = 1024
 
 
 class Model(Protocol):
-    """An encoder over packed texts. Each module here has ``load(config, weights) -> Model``."""
+    """An encoder over packed texts."""
 
     dimension: int
     dtype: mx.Dtype
