@@ -43,5 +43,13 @@ def flag(config: Mapping[str, object], key: str, *, default: bool) -> bool:
     return value
 
 
+def width_and_heads(config: Mapping[str, object]) -> tuple[int, int]:
+    """Return the width of a token's vector, and the number of heads that share it evenly."""
+    width, heads = size(config, "hidden_size"), size(config, "num_attention_heads")
+    if width % heads:
+        raise ModelError("bad_model", f"`hidden_size` {width} is not a multiple of {heads} attention heads")
+    return width, heads
+
+
 def _bad(key: str, value: object, wanted: str) -> ModelError:
     return ModelError("bad_model", f"`{key}` in `config.json` is `{str(value)[:100]}`: it must be {wanted}")

@@ -6,8 +6,11 @@ number ``i + size / 2``.
 
 from __future__ import annotations
 
+from array import array
+
 import mlx.core as mx
 
+from akidb_sidecar._buffers import to_mlx
 from akidb_sidecar._errors import ModelError
 
 FEWEST_POSITIONS = 512
@@ -37,6 +40,14 @@ class Rotary:
             self._cosines, self._sines = self.table(max(FEWEST_POSITIONS, 1 << (longest - 1).bit_length()))
         cosines, sines = self._cosines[positions], self._sines[positions]
         return cosines[:, None].astype(dtype), sines[:, None].astype(dtype)
+
+
+def positions_of(lengths: array[int]) -> mx.array:
+    """Return the position of every token of texts laid one after the other."""
+    positions = array("I")
+    for length in lengths:
+        positions.extend(range(length))
+    return to_mlx(positions)
 
 
 def turn(x: mx.array, angles: tuple[mx.array, mx.array]) -> mx.array:

@@ -18,7 +18,7 @@ import mlx.core as mx
 from akidb_sidecar._buffers import to_mlx
 from akidb_sidecar._errors import ModelError
 from akidb_sidecar.models._attention import PackedAttention
-from akidb_sidecar.models._configuration import flag, number, size
+from akidb_sidecar.models._configuration import flag, number, size, width_and_heads
 from akidb_sidecar.models._functions import SCORE_SCALE, gelu, working_dtype
 from akidb_sidecar.models._windowed_attention import WindowedAttention
 
@@ -188,11 +188,7 @@ def read_encoder(config: Mapping[str, object], weights: Weights, first_position:
         )
     if flag(config, "is_decoder", default=False):
         raise ModelError("unsupported_model", "a BERT that is a decoder (`is_decoder`) is not supported")
-    dimension, heads = size(config, "hidden_size"), size(config, "num_attention_heads")
-    if dimension % heads:
-        raise ModelError(
-            "bad_model", f"`hidden_size` {dimension} is not a multiple of {heads} attention heads"
-        )
+    dimension, heads = width_and_heads(config)
     vocabulary, places = size(config, "vocab_size"), size(config, "max_position_embeddings")
     types, inner = size(config, "type_vocab_size"), size(config, "intermediate_size")
     epsilon = number(config, "layer_norm_eps", 1e-12)

@@ -9,21 +9,20 @@ the scores is folded into the weights of the queries.
 
 from __future__ import annotations
 
-from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
-from akidb_sidecar._buffers import to_mlx
 from akidb_sidecar._errors import ModelError
 from akidb_sidecar.models import TOKENS_PER_STEP
-from akidb_sidecar.models._configuration import flag, number, size
+from akidb_sidecar.models._configuration import flag, number, size, width_and_heads
 from akidb_sidecar.models._functions import SCORE_SCALE, gelu, working_dtype
-from akidb_sidecar.models._rotary import Rotary, turn
+from akidb_sidecar.models._rotary import Rotary, positions_of, turn
 from akidb_sidecar.models._windowed_attention import WindowedAttention
 
 if TYPE_CHECKING:
+    from array import array
     from collections.abc import Callable, Mapping
 
     from akidb_sidecar._weights import Weights
@@ -119,10 +118,7 @@ class ModernBert:
 
     def __call__(self, token_ids: mx.array, lengths: array[int], on_step: Callable[[], None]) -> mx.array:
         """Return ``(tokens, dimension)`` for texts sorted by length."""
-        position_ids = array("I")
-        for length in lengths:
-            position_ids.extend(range(length))
-        positions = to_mlx(position_ids)
+        positions = positions_of(lengths)
         angles = {
             kind: rotary.angles(positions, lengths[-1], self.dtype) for kind, rotary in self._rotaries.items()
         }
@@ -130,7 +126,7 @@ class ModernBert:
         x = layer_norm(self._words[token_ids].astype(self.dtype), self._words_norm, self._epsilon)
         for layer in self._layers:
             x = layer(x, angles[layer.kind], attention)
-            if len(positions) > TOKENS_PER_STEP:
+            if token_ids.size > TOKENS_PER_STEP:
                 mx.eval(x)
                 on_step()
         return layer_norm(x, self._norm, self._epsilon)
@@ -144,11 +140,7 @@ def layer_norm(x: mx.array, weight: mx.array, epsilon: float) -> mx.array:
 def read(config: Mapping[str, object], weights: Weights) -> Parameters:
     """Take the encoder's tensors; those of the heads for training are left alone."""
     _refuse_what_is_computed_otherwise(config)
-    dimension, heads = size(config, "hidden_size"), size(config, "num_attention_heads")
-    if dimension % heads:
-        raise ModelError(
-            "bad_model", f"`hidden_size` {dimension} is not a multiple of {heads} attention heads"
-        )
+    dimension, heads = width_and_heads(config)
     vocabulary, inner = size(config, "vocab_size"), size(config, "intermediate_size")
     kinds = _kinds(config)
     thetas = _thetas(config)

@@ -7,22 +7,21 @@ Linear layers run over the real tokens of all texts at once; only attention know
 
 from __future__ import annotations
 
-from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
-from akidb_sidecar._buffers import to_mlx
 from akidb_sidecar._errors import ModelError
 from akidb_sidecar.models import TOKENS_PER_STEP
-from akidb_sidecar.models._configuration import flag, number, size
+from akidb_sidecar.models._configuration import flag, number, size, width_and_heads
 from akidb_sidecar.models._functions import SCORE_SCALE, working_dtype
-from akidb_sidecar.models._rotary import Rotary, turn
+from akidb_sidecar.models._rotary import Rotary, positions_of, turn
 from akidb_sidecar.models._windowed_attention import WindowedAttention
 from akidb_sidecar.models.bert import LayerNorm
 
 if TYPE_CHECKING:
+    from array import array
     from collections.abc import Callable, Mapping
 
     from akidb_sidecar._weights import Weights
@@ -130,15 +129,12 @@ class NomicBert:
 
     def __call__(self, token_ids: mx.array, lengths: array[int], on_step: Callable[[], None]) -> mx.array:
         """Return ``(tokens, dimension)`` for texts sorted by length."""
-        positions = array("I")
-        for length in lengths:
-            positions.extend(range(length))
-        angles = self._rotary.angles(to_mlx(positions), lengths[-1], self.dtype)
+        angles = self._rotary.angles(positions_of(lengths), lengths[-1], self.dtype)
         attention = WindowedAttention(lengths, on_step)
         x = self._norm(self._words[token_ids].astype(self.dtype) + self._first_type)
         for layer in self._layers:
             x = layer(x, angles, attention)
-            if len(positions) > TOKENS_PER_STEP:
+            if token_ids.size > TOKENS_PER_STEP:
                 mx.eval(x)
                 on_step()
         return x
@@ -148,11 +144,7 @@ def read(config: Mapping[str, object], weights: Weights) -> Parameters:
     """Take the encoder's tensors; those of the heads for training are left alone."""
     config = {OLDER_KEYS.get(key, key): value for key, value in config.items()}
     _refuse_what_is_computed_otherwise(config)
-    dimension, heads = size(config, "hidden_size"), size(config, "num_attention_heads")
-    if dimension % heads:
-        raise ModelError(
-            "bad_model", f"`hidden_size` {dimension} is not a multiple of {heads} attention heads"
-        )
+    dimension, heads = width_and_heads(config)
     if size(config, "head_dim", dimension // heads) != dimension // heads:
         raise ModelError("unsupported_model", "NomicBERT with a `head_dim` of its own is not supported")
     vocabulary, types = size(config, "vocab_size"), size(config, "type_vocab_size")

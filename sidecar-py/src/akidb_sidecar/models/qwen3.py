@@ -8,22 +8,21 @@ run over the real tokens of all texts at once; only attention knows texts (see `
 
 from __future__ import annotations
 
-from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
-from akidb_sidecar._buffers import to_mlx
 from akidb_sidecar._errors import ModelError
 from akidb_sidecar._quantization import QuantizedMatrix
 from akidb_sidecar.models import TOKENS_PER_STEP
 from akidb_sidecar.models._causal_attention import CausalAttention
 from akidb_sidecar.models._configuration import flag, number, size
 from akidb_sidecar.models._functions import ON_CPU
-from akidb_sidecar.models._rotary import Rotary, turn
+from akidb_sidecar.models._rotary import Rotary, positions_of, turn
 
 if TYPE_CHECKING:
+    from array import array
     from collections.abc import Callable, Mapping
 
     from akidb_sidecar._weights import Weights
@@ -139,15 +138,12 @@ class Qwen3:
 
     def __call__(self, token_ids: mx.array, lengths: array[int], on_step: Callable[[], None]) -> mx.array:
         """Return ``(tokens, dimension)`` for texts sorted by length."""
-        positions = array("I")
-        for length in lengths:
-            positions.extend(range(length))
-        angles = self._rotary.angles(to_mlx(positions), lengths[-1], self.dtype)
+        angles = self._rotary.angles(positions_of(lengths), lengths[-1], self.dtype)
         attention = CausalAttention(lengths, on_step)
         x = look_up(self._words, token_ids).astype(self.dtype)
         for layer in self._layers:
             x = layer(x, angles, attention)
-            if len(positions) > TOKENS_PER_STEP:
+            if token_ids.size > TOKENS_PER_STEP:
                 mx.eval(x)
                 on_step()
         return mx.fast.rms_norm(x, self._norm, self._epsilon)
