@@ -15,6 +15,7 @@ mod models;
 mod native_api;
 mod operations;
 mod overload;
+mod privacy;
 mod prompts;
 mod qwen3;
 mod real_model;

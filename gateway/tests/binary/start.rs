@@ -3,6 +3,8 @@
 use std::process::Command;
 use std::time::Duration;
 
+use akidb_gateway::cli::{ModelsFlags, ServeFlags};
+use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use crate::support::{self, Gateway, run_to_end};
@@ -70,32 +72,39 @@ fn an_unknown_flag_is_wrong_usage() {
 
 #[test]
 fn help_names_every_flag_and_its_variable() {
-    let output = support::command().arg("--help").output().unwrap();
-    assert!(output.status.success());
-    let help = String::from_utf8(output.stdout).unwrap();
-    for flag in [
-        "--workers",
-        "--model",
-        "--revision",
-        "--served-model-name",
-        "--cpu-weights",
-        "--max-batch-tokens",
-        "--listen",
-        "--max-inflight-per-worker",
-        "--request-timeout",
-        "--python",
-        "--log-format",
-        "--allow-remote",
-        "--max-body-bytes",
-        "--max-bodies-bytes",
-        "--header-timeout",
-        "--body-timeout",
-        "--write-timeout",
-        "--idle-timeout",
-        "--discard-timeout",
-    ] {
-        let variable = format!("AKIDB_{}", flag.trim_start_matches('-').replace('-', "_").to_uppercase());
-        assert!(help.contains(flag) && help.contains(&variable), "{flag} or {variable} is not in {help}");
+    let help = |arguments: &[&str]| {
+        let output = support::command().args(arguments).arg("--help").output().unwrap();
+        assert!(output.status.success());
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let serve = ServeFlags::augment_args(clap::Command::new("serve"));
+    assert!(serve.get_arguments().count() >= 36, "{serve:?}");
+    check_help(&serve, &help(&[]));
+    let models = ModelsFlags::augment_subcommands(clap::Command::new("models"));
+    assert_eq!(models.get_subcommands().count(), 3);
+    for command in models.get_subcommands() {
+        check_help(command, &help(&["models", command.get_name()]));
+    }
+}
+
+/// Every flag stands in the help under its own name, with words of explanation; those that set something have a
+/// variable that is called like the flag.
+fn check_help(command: &clap::Command, help: &str) {
+    for argument in command.get_arguments() {
+        let name = argument.get_long().unwrap_or_else(|| argument.get_id().as_str());
+        let shown =
+            argument.get_long().map_or_else(|| format!("[{}]", name.to_uppercase()), |_| format!("--{name}"));
+        let is_its_line = |line: &&str| line.split([' ', ',', '=']).any(|word| word == shown);
+        assert!(help.lines().any(|line| is_its_line(&line)), "`{shown}` is not in {help}");
+        assert!(argument.get_help().is_some(), "`{shown}` is not explained");
+        let variable = format!("AKIDB_{}", name.replace('-', "_").to_uppercase());
+        if let Some(stated) = argument.get_env() {
+            assert_eq!(stated.to_str(), Some(variable.as_str()));
+            assert!(help.contains(&format!("[env: {variable}=")), "`{variable}` is not in {help}");
+        } else {
+            // The form of one command's output is nothing to set for all.
+            assert_eq!((command.get_name(), name), ("list", "json"));
+        }
     }
 }
 
