@@ -189,6 +189,20 @@ pub struct ServeFlags {
     #[arg(long, env = "AKIDB_ALLOW_REMOTE", help_heading = "Server")]
     pub allow_remote: bool,
 
+    /// Name by which clients may call the gateway (the `Host` of their requests); may be given several times
+    ///
+    /// Loopback names and addresses, this machine's name, and names under `.localhost`, `.local` and `.internal` are taken
+    /// in any case; others are refused, because a web page could be behind them. With --allow-remote this holds for
+    /// requests with an `Origin` only, and every IP address is taken. In the variable, a comma stands between two names.
+    #[arg(
+        long,
+        env = "AKIDB_ALLOWED_HOST",
+        value_name = "NAME",
+        value_delimiter = ',',
+        help_heading = "Server"
+    )]
+    pub allowed_host: Vec<String>,
+
     /// How long admitted requests may take to finish after SIGTERM or SIGINT, 0s to 1h
     #[arg(
         long,

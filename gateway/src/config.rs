@@ -135,6 +135,8 @@ fn http_config(check: &mut Check, flags: &ServeFlags) -> http::Config {
     let least = 10 * MILLISECOND;
     http::Config {
         listen: check.address("--listen", &flags.listen, flags.allow_remote),
+        allow_remote: flags.allow_remote,
+        allowed_hosts: flags.allowed_host.iter().map(|name| check.host(name)).collect(),
         max_body_bytes,
         max_bodies_bytes: check.number(
             "--max-bodies-bytes",
@@ -245,6 +247,15 @@ impl Check {
         SocketAddr::from(([127, 0, 0, 1], 0))
     }
 
+    fn host(&mut self, text: &str) -> String {
+        let name = text.trim();
+        if http::origin::HostName::parse(name).is_none() {
+            let shown = name.escape_debug().to_string();
+            self.problem("--allowed-host", &shown, "a host name or an IP address, without scheme and port");
+        }
+        name.to_owned()
+    }
+
     fn revision(&mut self, revision: Option<&str>, model: &str) -> Option<String> {
         let revision = self.name("--revision", revision?);
         if Path::new(model).is_dir() {
@@ -326,6 +337,17 @@ mod tests {
             assert!(text.contains(part), "{part} is not in {text}");
         }
         assert_eq!(error.exit_code(), crate::error::ExitCode::Usage);
+    }
+
+    #[test]
+    fn an_allowed_host_is_a_name_or_an_address_without_more() {
+        let hosts = |arguments: &[&str]| config(arguments).map(|config| config.http.allowed_hosts);
+        let several = ["--allowed-host=embed.example.com,10.0.0.1", "--allowed-host", "[fe80::1]"];
+        assert_eq!(hosts(&several).unwrap(), ["embed.example.com", "10.0.0.1", "[fe80::1]"]);
+        for bad in ["http://embed.example.com", "embed.example.com:8080", "*.example.com", "", "a b"] {
+            let error = hosts(&["--allowed-host", bad]).unwrap_err().to_string();
+            assert!(error.contains("AKIDB_ALLOWED_HOST") && error.contains(&format!("`{bad}`")), "{error}");
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! * `connection`: one client's connection, and how long each part of it may take.
 //! * `head`, `body`: what a request says before its JSON is read.
+//! * `origin`: which names and which web pages a request may come by.
 //! * `native`: `POST /api/v1/embed`.
 //! * `operations`: `/health`, `/livez`, `/readyz`, `/metrics`.
 //! * `respond`: the one table from errors to status codes and bodies.
@@ -11,6 +12,7 @@ mod connection;
 mod head;
 pub(crate) mod native;
 mod operations;
+pub(crate) mod origin;
 pub(crate) mod respond;
 
 use std::io;
@@ -37,6 +39,7 @@ use crate::manager::EmbeddingManager;
 use crate::shutdown::Signals;
 use body::{BodyMemory, RequestBody};
 use head::RequestId;
+use origin::Gatekeeper;
 use respond::RequestError;
 
 /// Descriptors kept for everything that is not a client's connection.
@@ -55,6 +58,10 @@ const ACCEPT_COMPLAINT_INTERVAL: Duration = Duration::from_secs(5);
 pub struct Config {
     /// Address and port; port 0 takes a free one.
     pub listen: SocketAddr,
+    /// Whether other machines may use the gateway, by whatever name they know it.
+    pub allow_remote: bool,
+    /// Names by which the gateway may be called, beside those that lead to this machine anyway.
+    pub allowed_hosts: Vec<String>,
     /// Longest request body, in bytes.
     pub max_body_bytes: usize,
     /// Bytes that the bodies under way may take together.
@@ -77,6 +84,8 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            allow_remote: false,
+            allowed_hosts: Vec::new(),
             max_body_bytes: 16 * 1024 * 1024,
             max_bodies_bytes: 256 * 1024 * 1024,
             header_timeout: Duration::from_secs(10),
@@ -109,6 +118,7 @@ pub(crate) struct Server {
 /// What every request handler needs.
 struct Context {
     config: Config,
+    gatekeeper: Gatekeeper,
     body_memory: BodyMemory,
     manager: Arc<EmbeddingManager>,
 }
@@ -141,7 +151,10 @@ impl Server {
         tracing::info!(%address, "listening");
         let drain_timeout = self.config.drain_timeout;
         let body_memory = BodyMemory::new(self.config.max_bodies_bytes);
-        let context = Arc::new(Context { config: self.config, body_memory, manager: Arc::clone(&manager) });
+        let Config { allow_remote, allowed_hosts, .. } = &self.config;
+        let gatekeeper = Gatekeeper::new(*allow_remote, allowed_hosts, machine::host_name().as_deref());
+        let context =
+            Arc::new(Context { config: self.config, gatekeeper, body_memory, manager: Arc::clone(&manager) });
         let connections = TaskTracker::new();
         let close = CancellationToken::new();
         let accepting = tokio::spawn(accept(listener, context, connections.clone(), close.clone()));
@@ -274,6 +287,8 @@ async fn route(
             Err(RequestError::InvalidHttp("it has not exactly one Host"))
         } else if states_two_lengths {
             Err(RequestError::InvalidHttp("it has both Content-Length and Transfer-Encoding"))
+        } else if let Err(refusal) = context.gatekeeper.check(&head) {
+            Err(refusal)
         } else {
             handle(&head, &mut body, context).await
         };

@@ -11,6 +11,11 @@ const MOST_DEFAULT_WORKERS: usize = 4;
 /// Most file descriptors the gateway asks for.
 const MOST_DESCRIPTORS: u64 = 65_536;
 
+/// This machine's own name, with or without its domain.
+pub(crate) fn host_name() -> Option<String> {
+    nix::unistd::gethostname().ok()?.into_string().ok()
+}
+
 /// Cores that this process may use.
 pub(crate) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, NonZero::get)

@@ -23,6 +23,14 @@ pub(crate) enum RequestError {
     HeadTooLarge,
     #[error("the header `{name}` is `{value}`: it must be {wanted}")]
     InvalidHeader { name: &'static str, value: String, wanted: &'static str },
+    #[error(
+        "this gateway is not known as `{host}`: send the request to a loopback address, or start the gateway with `--allowed-host NAME`"
+    )]
+    HostNotAllowed { host: String },
+    #[error(
+        "the request comes from a web page of `{origin}`: only pages of the host that it is sent to may use this gateway"
+    )]
+    OriginNotAllowed { origin: String },
     #[error("there is nothing at this path; embeddings are at POST /api/v1/embed")]
     NotFound,
     #[error("this path takes {allowed} requests only")]
@@ -57,6 +65,8 @@ fn classify(error: &RequestError) -> (StatusCode, Kind, &'static str) {
             (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, Kind::Input, "head_too_large")
         }
         RequestError::InvalidHeader { .. } => (StatusCode::BAD_REQUEST, Kind::Input, "invalid_request"),
+        RequestError::HostNotAllowed { .. } => (StatusCode::FORBIDDEN, Kind::Input, "host_not_allowed"),
+        RequestError::OriginNotAllowed { .. } => (StatusCode::FORBIDDEN, Kind::Input, "origin_not_allowed"),
         RequestError::NotFound => (StatusCode::NOT_FOUND, Kind::Input, "not_found"),
         RequestError::MethodNotAllowed { .. } => {
             (StatusCode::METHOD_NOT_ALLOWED, Kind::Input, "method_not_allowed")

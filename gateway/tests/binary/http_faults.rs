@@ -4,6 +4,7 @@
 
 mod connections;
 mod forms;
+mod origins;
 mod requests;
 
 use std::io::{Read, Write};
@@ -84,7 +85,7 @@ impl Client {
 /// A request for the vector of one text.
 fn embed_request(text: &str) -> String {
     let body = json!({ "texts": [text] }).to_string();
-    format!("POST /api/v1/embed HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+    format!("POST /api/v1/embed HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n{body}", body.len())
 }
 
 fn assert_took(took: Duration, least_ms: u64, most_ms: u64) {
@@ -95,7 +96,7 @@ fn assert_took(took: Duration, least_ms: u64, most_ms: u64) {
 #[test]
 fn row_19_a_head_sent_one_byte_a_second_is_closed() {
     let gateway = Gateway::fake(&["--workers", "1", "--header-timeout", "500ms"]);
-    let head = "GET /livez HTTP/1.1\r\nhost: x\r\n".to_owned() + &"x: y\r\n".repeat(50);
+    let head = "GET /livez HTTP/1.1\r\nhost: localhost\r\n".to_owned() + &"x: y\r\n".repeat(50);
     let (answer, took) = Client::of(&gateway).drip(head.as_bytes());
     assert_eq!(answer, "");
     assert_took(took, 450, 3000);
@@ -112,12 +113,12 @@ fn row_19_a_client_that_sends_nothing_is_closed() {
 #[test]
 fn row_19_the_time_of_a_second_head_counts_from_its_first_byte() {
     let gateway = Gateway::fake(&["--workers", "1", "--header-timeout", "300ms", "--idle-timeout", "1h"]);
-    let mut client = Client::sending(&gateway, "GET /livez HTTP/1.1\r\nhost: x\r\n\r\n");
+    let mut client = Client::sending(&gateway, "GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n");
     assert!(client.answer().starts_with("HTTP/1.1 200 "));
     // Idle for longer than a head may take.
     std::thread::sleep(Duration::from_millis(700));
     client.send("GET /livez HTTP/1.1\r\n");
-    client.send("host: x\r\n\r\n");
+    client.send("host: localhost\r\n\r\n");
     assert!(client.answer().starts_with("HTTP/1.1 200 "));
     let (answer, took) = client.drip("GET /livez HTTP/1.1\r\n".repeat(5).as_bytes());
     assert_eq!(answer, "");
@@ -127,7 +128,7 @@ fn row_19_the_time_of_a_second_head_counts_from_its_first_byte() {
 #[test]
 fn an_idle_connection_stays_open_for_the_idle_timeout() {
     let gateway = Gateway::fake(&["--workers", "1", "--header-timeout", "100ms", "--idle-timeout", "800ms"]);
-    let mut client = Client::sending(&gateway, "GET /livez HTTP/1.1\r\nhost: x\r\n\r\n");
+    let mut client = Client::sending(&gateway, "GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n");
     assert!(client.answer().starts_with("HTTP/1.1 200 "));
     let started = Instant::now();
     assert_eq!(client.rest(), "");
@@ -137,7 +138,7 @@ fn an_idle_connection_stays_open_for_the_idle_timeout() {
 #[test]
 fn row_19_a_body_sent_one_byte_a_second_is_answered_408() {
     let gateway = Gateway::fake(&["--workers", "1", "--body-timeout", "500ms"]);
-    let head = "POST /api/v1/embed HTTP/1.1\r\nhost: x\r\ncontent-length: 400\r\n\r\n";
+    let head = "POST /api/v1/embed HTTP/1.1\r\nhost: localhost\r\ncontent-length: 400\r\n\r\n";
     let (answer, took) = Client::sending(&gateway, head).drip(&[b' '; 400]);
     assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("body_timeout"), "{answer}");
     assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
@@ -153,7 +154,7 @@ fn row_20_a_client_that_does_not_read_is_closed() {
     let mut client = Client::of(&gateway);
     client.stream.set_write_timeout(Some(PATIENCE)).unwrap();
     // More answers than the buffers of two sockets hold, some 10 KB each.
-    let request = "GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n";
+    let request = "GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n";
     let _closed_or_sent = client.stream.write_all(request.repeat(5000).as_bytes());
     gateway.logged("connection closed", |line| line["reason"] == "the client does not read");
     assert!(client.rest().matches("HTTP/1.1 200 ").count() < 5000, "everything was sent");
@@ -165,8 +166,8 @@ fn row_20_a_client_that_reads_slowly_gets_everything() {
     let gateway = Gateway::fake(&["--workers", "1", "--write-timeout", "400ms"]);
     gateway.wait_until_ready();
     let count = 1000;
-    let request = "GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n".repeat(count - 1);
-    let last = "GET /livez HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    let request = "GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(count - 1);
+    let last = "GET /livez HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
     let mut client = Client::sending(&gateway, request + last);
     let mut received = Vec::new();
     let mut piece = vec![0; 1 << 20];
@@ -187,7 +188,7 @@ fn row_31_a_head_under_way_does_not_hold_up_the_end() {
     gateway.wait_until_ready();
     let silent = Client::of(&gateway);
     let partial = Client::sending(&gateway, "GET /livez HTTP/1.1\r\nho");
-    let mut second = Client::sending(&gateway, "GET /livez HTTP/1.1\r\nhost: x\r\n\r\n");
+    let mut second = Client::sending(&gateway, "GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n");
     second.answer();
     second.send("GET /li");
     let started = Instant::now();

@@ -122,7 +122,7 @@ fn row_25_many_texts_are_served_and_too_many_refused() {
 #[test]
 fn a_body_that_is_not_utf_8_is_refused() {
     let gateway = Gateway::fake(&["--workers", "1"]);
-    let answer = raw(&gateway, b"POST /api/v1/embed HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 15\r\n\r\n{\"texts\":[\"\xff\"]}");
+    let answer = raw(&gateway, b"POST /api/v1/embed HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: 15\r\n\r\n{\"texts\":[\"\xff\"]}");
     assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
     assert!(answer.contains("invalid_json"), "{answer}");
 }
@@ -132,7 +132,7 @@ fn a_body_over_the_limit_is_refused_by_its_header_and_by_its_chunks() {
     let gateway = Gateway::fake(&["--workers", "1"]);
     let announced = raw(
         &gateway,
-        b"POST /api/v1/embed HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 999999999999\r\n\r\n",
+        b"POST /api/v1/embed HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: 999999999999\r\n\r\n",
     );
     assert!(announced.starts_with("HTTP/1.1 413 "), "{announced}");
     assert!(announced.contains("body_too_large"), "{announced}");
@@ -157,9 +157,9 @@ fn malformed_http_is_refused_and_the_gateway_lives_on() {
     for bytes in [
         &b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..],
         b"GARBAGE\r\n\r\n",
-        b"POST /api/v1/embed HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n{}",
-        b"POST /api/v1/embed HTTP/1.1\r\nhost: x\r\ncontent-length: -1\r\n\r\n",
-        b"POST /api/v1/embed HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+        b"POST /api/v1/embed HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n{}",
+        b"POST /api/v1/embed HTTP/1.1\r\nhost: localhost\r\ncontent-length: -1\r\n\r\n",
+        b"POST /api/v1/embed HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
     ] {
         let answer = raw(&gateway, bytes);
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400 "), "{answer}");
@@ -213,7 +213,7 @@ fn row_18_a_client_that_goes_away_leaves_nothing_behind() {
         .map(|_| {
             let mut stream = TcpStream::connect(gateway.address).unwrap();
             stream
-                .write_all(b"POST /api/v1/embed HTTP/1.1\r\nhost: x\r\ncontent-length: 15\r\n\r\n{\"texts\":[\"a\"]}")
+                .write_all(b"POST /api/v1/embed HTTP/1.1\r\nhost: localhost\r\ncontent-length: 15\r\n\r\n{\"texts\":[\"a\"]}")
                 .unwrap();
             stream
         })

@@ -46,7 +46,7 @@ fn an_idle_gateway_ends_at_once_even_with_open_connections() {
         let mut gateway = Gateway::fake(&["--workers", "2"]);
         gateway.wait_until_ready();
         let mut idle = TcpStream::connect(gateway.address).unwrap();
-        idle.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+        idle.write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
         assert!(idle.read(&mut [0; 512]).unwrap() > 0);
         let started = Instant::now();
         gateway.signal(signal);
@@ -72,7 +72,9 @@ fn a_request_whose_body_is_still_under_way_is_refused_at_once() {
     let mut gateway = Gateway::fake(&["--workers", "1"]);
     gateway.wait_until_ready();
     let mut stream = TcpStream::connect(gateway.address).unwrap();
-    stream.write_all(b"POST /api/v1/embed HTTP/1.1\r\nhost: x\r\ncontent-length: 15\r\n\r\n{\"te").unwrap();
+    stream
+        .write_all(b"POST /api/v1/embed HTTP/1.1\r\nhost: localhost\r\ncontent-length: 15\r\n\r\n{\"te")
+        .unwrap();
     std::thread::sleep(Duration::from_millis(300));
     let started = Instant::now();
     gateway.signal(Signal::SIGTERM);

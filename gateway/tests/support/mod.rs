@@ -220,7 +220,8 @@ impl Gateway {
         let body = json!({"texts": [text]}).to_string();
         let mut stream = std::net::TcpStream::connect(self.address).unwrap();
         let length = body.len();
-        let head = format!("POST /api/v1/embed HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n");
+        let head =
+            format!("POST /api/v1/embed HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n\r\n");
         std::io::Write::write_all(&mut stream, (head + &body).as_bytes()).unwrap();
         stream
     }

@@ -17,7 +17,7 @@ fn send_far_too_much(gateway: &Gateway, head: &str, piece: &[u8]) -> (String, u6
     assert_eq!(gateway.embed(&["a"]).status, 200);
     let before = gateway.memory("VmHWM");
     let mut client =
-        Client::sending(gateway, format!("POST /api/v1/embed HTTP/1.1\r\nhost: x\r\n{head}\r\n\r\n"));
+        Client::sending(gateway, format!("POST /api/v1/embed HTTP/1.1\r\nhost: localhost\r\n{head}\r\n\r\n"));
     for _ in 0..64 {
         client.send(piece);
     }
@@ -56,7 +56,7 @@ fn row_21_chunks_of_one_byte_take_no_more_memory_than_large_ones() {
     let (answer, growth) = {
         gateway.wait_until_ready();
         let before = gateway.memory("VmHWM");
-        let head = "POST /api/v1/embed HTTP/1.1\r\nhost: x\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n";
+        let head = "POST /api/v1/embed HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n";
         let mut client = Client::sending(&gateway, head);
         for _ in 0..16 {
             client.send(&chunks);
@@ -71,7 +71,7 @@ fn row_21_chunks_of_one_byte_take_no_more_memory_than_large_ones() {
 #[test]
 fn a_refused_client_is_listened_to_for_the_discard_time_only() {
     let gateway = Gateway::fake(&["--workers", "1", "--discard-timeout", "300ms"]);
-    let head = "POST /api/v1/embed HTTP/1.1\r\nhost: x\r\ncontent-length: 999999999999\r\n\r\n";
+    let head = "POST /api/v1/embed HTTP/1.1\r\nhost: localhost\r\ncontent-length: 999999999999\r\n\r\n";
     let mut client = Client::sending(&gateway, head);
     let started = Instant::now();
     // The gateway's side of the connection ends at once, the client's when it is reset.
@@ -90,7 +90,8 @@ fn bodies_under_way_share_a_limit_of_memory() {
         Gateway::fake(&["--workers", "1", "--max-body-bytes", "1048576", "--max-bodies-bytes", "1048576"]);
     gateway.wait_until_ready();
     let large = json!({ "texts": ["a ".repeat(300_000)] }).to_string();
-    let head = format!("POST /api/v1/embed HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", large.len());
+    let head =
+        format!("POST /api/v1/embed HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n", large.len());
     let mut first = Client::sending(&gateway, head);
     first.send(&large[..large.len() - 1]);
     // Not at once: a request that asks for the memory before the first one has it would have the first one refused.
@@ -139,7 +140,7 @@ fn is_served_soon(gateway: &Gateway) {
 fn row_28_connections_beyond_the_cap_wait_until_others_are_closed() {
     let gateway = with_descriptors(160);
     gateway.wait_until_ready();
-    let request = "GET /livez HTTP/1.1\r\nhost: x\r\n\r\n";
+    let request = "GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n";
     let mut clients: Vec<Client> = (0..160 - 128).map(|_| Client::sending(&gateway, request)).collect();
     for client in &mut clients {
         assert!(client.answer().starts_with("HTTP/1.1 200 "));
@@ -168,8 +169,9 @@ fn row_28_used_up_descriptors_pause_the_gateway_for_less_than_a_second_and_are_l
     let lowered =
         Command::new("prlimit").args(["--pid", &pid, &format!("--nofile={limit}")]).status().unwrap();
     assert!(lowered.success());
-    let clients: Vec<Client> =
-        (0..50).map(|_| Client::sending(&gateway, "GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")).collect();
+    let clients: Vec<Client> = (0..50)
+        .map(|_| Client::sending(&gateway, "GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n"))
+        .collect();
     gateway.logged("connections cannot be accepted", |line| line["level"] == "WARN");
     // The accept loop tries again ten times a second.
     std::thread::sleep(Duration::from_millis(500));

@@ -4,7 +4,7 @@ use super::Client;
 use crate::support::Gateway;
 
 /// What stands behind a refused request must never be taken for a request.
-const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nhost: x\r\n\r\n";
+const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nhost: localhost\r\n\r\n";
 
 /// Sends each request with another one behind it; the first must be refused with this status, and the second not looked at.
 fn assert_refused(requests: &[impl AsRef<str>], status: u16, code: &str) {
@@ -23,7 +23,7 @@ fn assert_refused(requests: &[impl AsRef<str>], status: u16, code: &str) {
 
 /// The head of an embedding request with these header lines.
 fn post(lines: &str) -> String {
-    format!("POST /api/v1/embed HTTP/1.1\r\nhost: x\r\n{lines}\r\n\r\n")
+    format!("POST /api/v1/embed HTTP/1.1\r\nhost: localhost\r\n{lines}\r\n\r\n")
 }
 
 #[test]
@@ -78,7 +78,8 @@ fn row_22_a_nul_in_a_header() {
 
 #[test]
 fn row_22_a_transfer_encoding_in_http_1_0() {
-    let request = "POST /api/v1/embed HTTP/1.0\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n";
+    let request =
+        "POST /api/v1/embed HTTP/1.0\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n";
     assert_refused(&[request], 400, "invalid_http");
 }
 
@@ -115,7 +116,7 @@ fn the_longest_head_is_still_served() {
     let mut client = Client::sending(
         &gateway,
         format!(
-            "GET /livez HTTP/1.1\r\nhost: x\r\n{}y: {}\r\n\r\n",
+            "GET /livez HTTP/1.1\r\nhost: localhost\r\n{}y: {}\r\n\r\n",
             "x: y\r\n".repeat(98),
             "a".repeat(60_000)
         ),
