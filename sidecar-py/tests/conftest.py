@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import socket
 import struct
 import subprocess
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
+from native_setup import LOADED, NativeSetup, script
 
 from akidb_sidecar import _prepare, _protocol
 
@@ -246,3 +248,28 @@ def golden_texts() -> list[GoldenText]:
 def minilm_path() -> Path:
     """Return the directory of all-minilm-l6-v2, from its PyPI package."""
     return Path(_prepare.prepare("all-minilm-l6-v2").path)
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> NativeSetup:
+    """Return a cache in which the kernels are, compiled by a compiler that saves time, not instructions."""
+    base = tmp_path_factory.mktemp("compiled")
+    (base / "temporary").mkdir()
+    made = NativeSetup(base / "cache", script(base / "quick-cc", 'exec cc "$@" -O0'))
+    assert made.load() == LOADED
+    return made
+
+
+@pytest.fixture
+def native(compiled: NativeSetup, tmp_path: Path) -> NativeSetup:
+    """Return a copy of that cache."""
+    (tmp_path / "temporary").mkdir()
+    shutil.copytree(compiled.base, tmp_path / "cache")
+    return NativeSetup(tmp_path / "cache", compiled.compiler)
+
+
+@pytest.fixture
+def empty(compiled: NativeSetup, tmp_path: Path) -> NativeSetup:
+    """Return a cache folder that is not there yet."""
+    (tmp_path / "temporary").mkdir()
+    return NativeSetup(tmp_path / "cache", compiled.compiler)

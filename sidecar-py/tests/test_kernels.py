@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import json
 import math
@@ -289,5 +288,8 @@ def test_kernels_are_built_without_a_cache(monkeypatch: pytest.MonkeyPatch, tmp_
     not_a_folder.touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(not_a_folder))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    assert isinstance(_kernels.LIBRARY.load(), ctypes.CDLL)
+    loaded = _kernels.LIBRARY.load()
+    assert loaded.functions.akidb_panel() > 0
+    (warning,) = loaded.warnings
+    assert "XDG_CACHE_HOME" in warning
     assert list(tmp_path.iterdir()) == [not_a_folder]

@@ -17,12 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from akidb_sidecar._native import FOLDER, BuildError, Library
+from akidb_sidecar._compiler import BuildError
+from akidb_sidecar._native import FOLDER, Library
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 SYSTEM_LIBRARIES = ("libopenblas.so.0", "libopenblas.so")
+REPLACED_FUNCTIONS = ("cblas_sgemm", "cblas_dgemm", "cblas_cgemm")
+REFERENCE = "reference"
 OFF = "AKIDB_REFERENCE_BLAS"
 """Set to 1 to see how slow MLX is by itself."""
 
@@ -71,10 +74,10 @@ def load() -> Blas:
 
 def _reference(reason: str) -> Blas:
     warning = (
-        "only the reference BLAS is there, which is 20 to 50 times slower: install a C compiler or the "
-        f"system's OpenBLAS (Debian: libopenblas0-pthread) and start again ({reason})"
+        f"only the reference BLAS is there, which is 20 to 50 times slower ({reason}); "
+        "the system's OpenBLAS (Debian: libopenblas0-pthread) would do, too"
     )
-    return Blas("reference", (warning,), lambda _threads: None)
+    return Blas(REFERENCE, (warning,), lambda _threads: None)
 
 
 def _load_packaged() -> Blas:
@@ -82,8 +85,9 @@ def _load_packaged() -> Blas:
     if path is None:
         raise OSError("scipy-openblas32 is not installed")
     openblas = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
-    _alias(path).load(ctypes.RTLD_GLOBAL)
-    return Blas(_describe(openblas.scipy_openblas_get_config), (), openblas.scipy_openblas_set_num_threads)
+    alias = _alias(path).load(ctypes.RTLD_GLOBAL)
+    name = _describe(openblas.scipy_openblas_get_config)
+    return Blas(name, alias.warnings, openblas.scipy_openblas_set_num_threads)
 
 
 def _load_system() -> Blas:
@@ -111,4 +115,6 @@ def _packaged_openblas() -> Path | None:
 
 
 def _alias(openblas: Path) -> Library:
-    return Library("blas-alias", (FOLDER / "blas_alias.c",), facts=(str(openblas),))
+    return Library(
+        name="blas-alias", sources=(FOLDER / "blas_alias.c",), symbols=REPLACED_FUNCTIONS, needed=(openblas,)
+    )

@@ -34,7 +34,7 @@ def run() -> int:
         _report(label, f"{gigaflops:.0f} GFLOP/s ({SIDE} x {SIDE}, median of {ROUNDS})")
     for warning in blas.warnings:
         _report("warning", warning)
-    return 1 if blas.warnings else 0
+    return 1 if blas.name == _blas.REFERENCE else 0
 
 
 def matmul_flops(blas: _blas.Blas, threads: int, rounds: int) -> float:

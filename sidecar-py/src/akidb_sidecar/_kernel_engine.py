@@ -37,7 +37,9 @@ class KernelModel(Protocol):
 class KernelEngine:
     """Runs a model over packed batches; see :class:`akidb_sidecar._engine.Engine`."""
 
-    def __init__(self, model: KernelModel, model_type: str, max_tokens: int, blas: str) -> None:
+    def __init__(
+        self, model: KernelModel, model_type: str, max_tokens: int, blas: str, warnings: tuple[str, ...] = ()
+    ) -> None:
         self._model = model
         self._threads = _usable_cores()
         self.info = EngineInfo(
@@ -47,6 +49,7 @@ class KernelEngine:
             device="cpu",
             dtype="float32",
             blas=blas,
+            warnings=warnings,
         )
 
     def steps_done(self) -> int:

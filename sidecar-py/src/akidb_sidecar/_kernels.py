@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from akidb_sidecar import _native
+from akidb_sidecar._compiler import BuildError
 from akidb_sidecar._errors import OutputError
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ LIBRARY = _native.Library(
     headers=tuple(
         _native.FOLDER / f"{name}.h"
         for name in ("batches", "bert", "kernels", "products", "qwen3", "threads", "vectors")
+    ),
+    symbols=tuple(
+        f"akidb_{name}" for name in ("panel", "pack", "pack_codes", "embed_bert", "embed_qwen3", "steps_done")
     ),
 )
 FLOAT_BYTES = 4
@@ -161,7 +165,7 @@ def prepare() -> str:
         return "not needed on this platform"
     try:
         return f"at {LIBRARY.prepare()}"
-    except (OSError, _native.BuildError) as error:
+    except (OSError, BuildError) as error:
         return f"not built: {error}"
 
 
@@ -173,7 +177,9 @@ def load() -> Kernels:
 class Kernels:
     """The loaded library. Its functions let go of the interpreter lock while they compute."""
 
-    def __init__(self, library: ctypes.CDLL) -> None:
+    def __init__(self, loaded: _native.Loaded) -> None:
+        library = loaded.functions
+        self.warnings = loaded.warnings
         self.panel: int = library.akidb_panel()
         """The number of outputs of every product must be a multiple."""
         self.name = f"own kernels, {self.panel * BITS_PER_PANEL_COLUMN}-bit vectors"

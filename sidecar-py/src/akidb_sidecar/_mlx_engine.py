@@ -8,10 +8,10 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from akidb_sidecar import _blas, _kernels
+from akidb_sidecar._compiler import BuildError
 from akidb_sidecar._engine import Batch, Engine, EngineInfo
 from akidb_sidecar._errors import ModelError, OutputError
 from akidb_sidecar._kernel_engine import KernelEngine
-from akidb_sidecar._native import BuildError
 
 BLAS = _blas.load()  # before MLX is imported: the first library to define a symbol wins
 
@@ -77,7 +77,7 @@ def _choose(
             model = _in_kernels(kernels, parameters, max_tokens, keep_quantized=keep_quantized)
             if model is not None:
                 blas = f"{kernels.name} (MLX: {BLAS.name})"
-                return KernelEngine(model, model_type, max_tokens, blas)
+                return KernelEngine(model, model_type, max_tokens, blas, kernels.warnings)
     return MlxEngine(parameters.model(keep_quantized=keep_quantized), model_type, max_tokens, warnings)
 
 
