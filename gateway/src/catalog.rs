@@ -205,6 +205,8 @@ mod tests {
             revision: Some("0123456789abcdef".to_owned()),
             downloaded: true,
             size_bytes: 90 << 20,
+            weights_bytes: 0,
+            warnings: Vec::new(),
         };
         let took = Duration::from_millis(1234);
         assert_eq!(

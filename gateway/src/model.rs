@@ -1,12 +1,14 @@
 //! Which model is served, and the facts its own files state.
 //!
 //! * `files`: the files as they are written.
+//! * `json`: what Python takes for JSON.
 //! * `limit`: the longest text.
 //! * `memory`: what the weights take in a worker.
 //! * `modules`: pooling and normalization.
 //! * `prompts`: the texts that stand before a text.
 
 mod files;
+mod json;
 mod limit;
 mod memory;
 mod modules;
@@ -133,7 +135,10 @@ impl Model {
                 _ => StartError::Model { model: config.model.clone(), reason: error.message },
             })?;
         let served_name = config.served_name.clone().unwrap_or_else(|| default_name(&config.model));
-        let model = Self::read(served_name, prepared.path, config.cpu_weights)
+        for warning in &prepared.warnings {
+            tracing::warn!(model = served_name, warning, "model warns");
+        }
+        let model = Self::read(served_name, prepared.path, prepared.weights_bytes, config.cpu_weights)
             .map_err(|reason| StartError::Model { model: config.model.clone(), reason })?;
         tracing::info!(
             model = model.served_name,
@@ -156,7 +161,12 @@ impl Model {
         Ok(model)
     }
 
-    fn read(served_name: String, path: PathBuf, cpu_weights: CpuWeights) -> Result<Self, String> {
+    fn read(
+        served_name: String,
+        path: PathBuf,
+        stored_bytes: u64,
+        cpu_weights: CpuWeights,
+    ) -> Result<Self, String> {
         let config: ModelConfig =
             files::read(&path, "config.json")?.ok_or("`config.json` is missing from its directory")?;
         let sentence: Option<SentenceConfig> = files::read(&path, "sentence_bert_config.json")?;
@@ -175,7 +185,6 @@ impl Model {
             return Err("it has a default prompt and leaves prompts out of its mean, which is not supported"
                 .to_owned());
         }
-        let stored_bytes = memory::stored_bytes(&path);
         Ok(Self {
             served_name,
             dimension,
@@ -225,7 +234,7 @@ mod tests {
         for (name, content) in files {
             std::fs::write(folder.path().join(name), content).unwrap();
         }
-        Model::read("test".to_owned(), folder.path().to_owned(), CpuWeights::default())
+        Model::read("test".to_owned(), folder.path().to_owned(), 0, CpuWeights::default())
     }
 
     #[test]
@@ -278,6 +287,17 @@ mod tests {
         }
         let nameless = r#"{"model_type": "bert", "max_position_embeddings": 64}"#;
         assert!(read(&[("config.json", nameless)]).unwrap_err().contains("hidden_size"));
+    }
+
+    #[test]
+    fn numbers_that_only_python_writes_may_stand_in_keys_that_are_not_needed() {
+        let config = r#"{"model_type": "roberta", "hidden_size": 8, "max_position_embeddings": 66, "pad_token_id": 1,
+            "hidden_size": 16, "initializer_range": NaN, "classifier_dropout": -Infinity, "layer_scale": 1e999}"#;
+        let tokenizer = r#"{"model_max_length": Infinity}"#;
+        let model = read(&[("config.json", config), ("tokenizer_config.json", tokenizer)]).unwrap();
+        assert_eq!((model.dimension, model.max_tokens), (16, 64));
+        let needed = r#"{"model_type": "bert", "hidden_size": Infinity, "max_position_embeddings": 64}"#;
+        assert!(read(&[("config.json", needed)]).unwrap_err().contains("hidden_size"));
     }
 
     #[test]

@@ -35,6 +35,12 @@ pub(crate) struct Prepared {
     /// What its files take.
     #[serde(default)]
     pub(crate) size_bytes: u64,
+    /// What those of its files take that hold its weights.
+    #[serde(default)]
+    pub(crate) weights_bytes: u64,
+    /// What a person should know of its configuration, a line each.
+    #[serde(default)]
+    pub(crate) warnings: Vec<String>,
 }
 
 /// One commit of a model that is here, or a known model that is not.

@@ -46,6 +46,21 @@ class Request:
     authorization: str | None
 
 
+CONFIG = json.dumps(
+    {
+        "model_type": "bert",
+        "hidden_size": 32,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 1,
+        "intermediate_size": 64,
+        "vocab_size": 40,
+        "max_position_embeddings": 32,
+        "type_vocab_size": 2,
+    }
+).encode()
+"""A ``config.json`` that can be obeyed."""
+
+
 @dataclass(frozen=True)
 class Answer:
     """Status, headers and body; ``name`` is that of a file."""
@@ -61,7 +76,7 @@ class FakeHub:
 
     def __init__(self, repository: str = "owner/name", *, silent: bool = False) -> None:
         self.files = {
-            "config.json": b"{}",
+            "config.json": CONFIG,
             "tokenizer.json": b'{"version": "1.0"}',
             "model.safetensors": b"weights" * 1000,
             "pytorch_model.bin": b"a pickle",

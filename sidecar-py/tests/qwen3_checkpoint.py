@@ -57,7 +57,7 @@ class Checkpoint:
         self.vocabulary: int = self.config["vocab_size"]
         self.heads: int = self.config["num_attention_heads"]
         self.key_heads: int = self.config.get("num_key_value_heads", self.heads)
-        self.head_size: int = self.config.get("head_dim", self.config["hidden_size"] // self.heads)
+        self.head_size: int = self.config.get("head_dim", 128)
         self.stored: dict[str, mx.array] = {}
         self.values: dict[str, mx.array] = {}
         self._key = mx.random.key(3)

@@ -12,7 +12,8 @@ from tiny_families import FAMILIES, SAME_COSINE, copy, embed, golden, read_confi
 
 from akidb_sidecar import _mlx_engine
 from akidb_sidecar._errors import ModelError
-from akidb_sidecar.models import _registry, nomic_bert
+from akidb_sidecar.configurations import FAMILIES as READ
+from akidb_sidecar.configurations import nomic_bert
 
 import mlx.core as mx  # isort: skip - after the engine, which brings its BLAS
 
@@ -53,6 +54,11 @@ OLDER_MODERNBERT = {
         ({"local_attention": 18}, False),
         ({"local_attention": 14}, False),
         ({"local_attention": 17}, True),
+        ({"sliding_window": 8}, True),
+        ({"sliding_window": 8, "local_attention": 4}, True),
+        ({"sliding_window": 16}, False),
+        ({"rope_scaling": {"rope_theta": 100.0}}, False),
+        ({"hidden_activation": "gelu_python"}, True),
     ],
     ids=str,
 )
@@ -96,10 +102,32 @@ def test_nomic_bert_reads_older_configurations(theta: float | None, is_same: boo
     assert (cosine(vector, text.vectors["cls"]) >= SAME_COSINE) is is_same
 
 
+@pytest.mark.parametrize(
+    ("family", "changes", "is_same"),
+    [
+        ("tiny-bert", {"hidden_act": "gelu_python"}, True),
+        ("tiny-xlm-roberta", {"hidden_act": "gelu_python"}, True),
+        ("tiny-nomic-bert", {"hidden_act": "swish"}, True),
+        ("tiny-nomic-bert", {"rope_parameters": None, "rope_theta": 1000.0}, True),
+        ("tiny-nomic-bert", {"rope_parameters": None, "rope_theta": 100.0}, False),
+        ("tiny-nomic-bert", {"rope_parameters": None, "rope_theta": 1000, "rotary_emb_base": 5}, True),
+        ("tiny-nomic-bert", {"rope_scaling": {"rope_theta": 100.0}}, False),
+    ],
+    ids=str,
+)
+def test_other_names_for_the_same_are_obeyed(
+    family: str, changes: dict[str, object], is_same: bool, tmp_path: Path
+) -> None:
+    engine = _mlx_engine.load(copy(family, tmp_path, changes), 128)
+    text = golden(family)[0]
+    (vector,) = embed(engine, [text.token_ids], "cls")
+    assert (cosine(vector, text.vectors["cls"]) >= SAME_COSINE) is is_same
+
+
 def test_a_type_that_is_not_supported_is_refused_with_those_that_are_in_order(tmp_path: Path) -> None:
     message = refusal(copy("tiny-bert", tmp_path, {"model_type": "gpt2"})).message
     names = message.partition("supported are ")[2].replace("`", "").split(", ")
-    assert names == sorted(_registry.READERS)
+    assert names == sorted(READ)
     assert {"bert", "camembert", "modernbert", "nomic_bert", "qwen3", "roberta", "xlm-roberta"} <= set(names)
 
 
@@ -169,7 +197,7 @@ BAD_VALUES: dict[str, dict[str, tuple[object, ...]]] = {
             *({"rope_theta": value} for value in BAD_NUMBERS),
         ),
         **dict.fromkeys(nomic_bert.FLAGS_FOR_OTHER_NETWORKS, (True, "no", 0)),
-        **dict.fromkeys(nomic_bert.KEYS_FOR_OTHER_NETWORKS, (2, "x")),
+        **dict.fromkeys((*nomic_bert.KEYS_FOR_OTHER_NETWORKS, "num_experts", "rope_scaling"), (2, "x")),
     },
     "tiny-xlm-roberta": {
         **dict.fromkeys(SIZES, BAD_SIZES),

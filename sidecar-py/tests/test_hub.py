@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from conftest import wait_until
-from fake_hub import COMMIT, NEXT_COMMIT, FakeHub
+from fake_hub import COMMIT, CONFIG, NEXT_COMMIT, FakeHub
 
 MIB = 1 << 20
 LARGE = random.Random(7).randbytes(24 * MIB)  # noqa: S311 - no secret
@@ -165,9 +165,8 @@ def test_answer_of_wrong_size_or_content_does_not_stay(sidecar: Sidecar, instead
 
 def test_small_file_of_wrong_size_does_not_stay(sidecar: Sidecar) -> None:
     with FakeHub() as hub:
-        hub.files["config.json"] = b'{"hidden_size": 8}'
         hub.instead["config.json"] = b'{"hidden_size'
-        assert "`config.json` has 13 bytes instead of 18" in sidecar.error(hub, "hub_unreachable")
+        assert f"`config.json` has 13 bytes instead of {len(CONFIG)}" in sidecar.error(hub, "hub_unreachable")
         sidecar.error(None, "not_downloaded", *FIND)
         hub.instead.clear()
         assert weights(sidecar.prepare(hub), "config.json") == hub.files["config.json"]
@@ -300,7 +299,9 @@ def test_revision_stays_the_commit_that_it_was_until_it_is_pulled_again(sidecar:
         second = sidecar.good(hub, *PULL)
         assert (second["revision"], second["downloaded"], weights(second)) == (NEXT_COMMIT, True, b"new")
         assert sidecar.good(hub, *PULL) == {**second, "downloaded": False}
-        assert sidecar.prepare(None) == sidecar.good(None, *FIND) == {**second, "downloaded": False}
+        found = {**second, "downloaded": False}
+        assert sidecar.good(None, *FIND) == found
+        assert sidecar.prepare(None) == {**found, "weights_bytes": len(b"new"), "warnings": []}
         assert sidecar.prepare(None, "--revision", COMMIT) == {**first, "downloaded": False}
 
 
@@ -375,7 +376,6 @@ def test_progress_is_shown_on_a_terminal_only(
 
 def test_list_has_the_known_models_and_what_else_is_whole_in_the_cache(sidecar: Sidecar) -> None:
     with FakeHub() as hub:
-        hub.files["config.json"] = b'{"hidden_size": 8}'
         hub.files["1_Pooling/config.json"] = b'{"pooling_mode_cls_token": true}'
         hub.repositories["mlx-community/Qwen3-Embedding-0.6B-4bit-DWQ"] = hub.repositories["owner/name"]
         _, before, _ = sidecar.run(None, "models", "list")
@@ -399,7 +399,7 @@ def test_list_has_the_known_models_and_what_else_is_whole_in_the_cache(sidecar: 
     assert after[3] == {
         "name": "owner/name",
         "repository": "owner/name",
-        "dimension": 8,
+        "dimension": 32,
         "pooling": "cls",
         "note": "",
         "state": "ready",

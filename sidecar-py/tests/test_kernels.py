@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import platform
 import random
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, get_args
 
 import pytest
 
-from akidb_sidecar import _kernels, _mlx_engine, _prepare
+from akidb_sidecar import _kernels, _mlx_engine, _prepare, configurations
 from akidb_sidecar._engine import Batch, Engine, Pooling
 from akidb_sidecar._errors import BatchError, OutputError
 from akidb_sidecar._kernel_engine import KernelEngine
@@ -61,7 +60,9 @@ def mlx_engine(model_path: Path) -> MlxEngine:
 
 
 def read_parameters(model_path: Path) -> bert.Parameters:
-    return bert.read(json.loads((model_path / "config.json").read_bytes()), Weights.read(model_path))
+    configuration = configurations.read(model_path).configuration
+    assert isinstance(configuration, configurations.BertConfiguration)
+    return bert.read(configuration, Weights.read(model_path))
 
 
 def small_parameters(dimension: int = 64, heads: int = 2, inner: int = 128) -> bert.Parameters:

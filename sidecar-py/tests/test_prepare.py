@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fake_hub import COMMIT, FakeHub
+from fake_hub import COMMIT, CONFIG, FakeHub
 
 from akidb_sidecar import _errors, _prepare
 
@@ -59,7 +59,7 @@ def prepare(tmp_path: Path) -> Callable[..., tuple[int, dict[str, Any]]]:
 def model_directory(path: Path, *names: str) -> Path:
     path.mkdir(parents=True)
     for name in names:
-        (path / name).write_text("{}")
+        (path / name).write_bytes(CONFIG if name == "config.json" else b"{}")
     return path
 
 
@@ -77,8 +77,9 @@ def error_of(answer: tuple[int, dict[str, Any]], code: str) -> str:
 
 def test_directory_is_its_own_answer(prepare: Callable[..., Any], tmp_path: Path) -> None:
     path = model_directory(tmp_path / "model", *LAYOUT)
-    facts = {"revision": None, "downloaded": False, "size_bytes": 6}
-    assert prepare(path) == (0, {"path": str(path), "source": "path", **facts})
+    facts = {"revision": None, "downloaded": False, "size_bytes": len(CONFIG) + 4}
+    judged = {"weights_bytes": 2, "warnings": []}
+    assert prepare(path) == (0, {"path": str(path), "source": "path", **facts, **judged})
 
 
 def test_relative_directory_is_answered_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,12 +14,11 @@ import pytest
 from conftest import LARGEST_GROWTH_BYTES, GoldenText, cosine, memory_growth, pack, rows
 from qwen3_checkpoint import Checkpoint, reference_vector
 
-from akidb_sidecar import _mlx_engine
+from akidb_sidecar import _mlx_engine, configurations
 from akidb_sidecar._engine import Batch, Engine
 from akidb_sidecar._errors import BatchError
 from akidb_sidecar._kernel_engine import KernelEngine
 from akidb_sidecar._mlx_engine import MlxEngine
-from akidb_sidecar._quantization import Quantization
 from akidb_sidecar._weights import Weights
 from akidb_sidecar.models import _causal_attention, qwen3
 
@@ -235,9 +234,10 @@ def test_attention_in_blocks_is_attention(tmp_path: Path, monkeypatch: pytest.Mo
 def test_the_table_of_words_is_not_dequantized(tmp_path: Path) -> None:
     checkpoint = Checkpoint({}, bits=4, group_size=64)
     checkpoint.write(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    weights = Weights.read(tmp_path, Quantization.read(config))
-    words = qwen3.look_up(qwen3.read(config, weights).words, mx.array([5, 6]))
+    configuration = configurations.read(tmp_path).configuration
+    assert isinstance(configuration, configurations.Qwen3Configuration)
+    parameters = qwen3.read(configuration, Weights.read(tmp_path))
+    words = qwen3.look_up(parameters.words, mx.array([5, 6]))
     assert words.shape == (2, checkpoint.config["hidden_size"])
     assert words.dtype == mx.float32
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from conftest import pack
 
-from akidb_sidecar import _mlx_engine
+from akidb_sidecar import _layout, _mlx_engine
 from akidb_sidecar._engine import Batch
 from akidb_sidecar._errors import ModelError
 
@@ -142,9 +142,10 @@ def test_directory_without_safetensors_is_refused(model_path: Path) -> None:
     assert caught.value.code == "bad_model"
 
 
-def test_link_that_leads_nowhere_is_refused(model_path: Path) -> None:
-    (model_path / "other.safetensors").symlink_to(model_path / "nothing")
-    assert "`other.safetensors` cannot be read" in refusal(model_path, INTACT)
+def test_link_that_leads_nowhere_is_no_file(model_path: Path) -> None:
+    (model_path / "model.safetensors").symlink_to(model_path / "nothing")
+    with pytest.raises(ModelError, match=r"has no `\*\.safetensors`"):
+        _mlx_engine.load(model_path, 16)
 
 
 @pytest.mark.parametrize(
@@ -216,9 +217,8 @@ def test_header_that_is_no_table_of_tensors_is_refused(model_path: Path, header:
     ids=str,
 )
 def test_entry_that_contradicts_itself_is_refused(model_path: Path, changes: dict[str, Any]) -> None:
-    assert re.match(
-        "`model.safetensors` (cannot be read|is damaged)", refusal(model_path, changed(LAST, **changes))
-    )
+    message = refusal(model_path, changed(LAST, **changes))
+    assert re.match(f"`model.safetensors` (cannot be read|is damaged)|tensor `{LAST}` is stored as", message)
 
 
 @pytest.mark.parametrize("shape", [[32, 40], [1280], [40, 32, 1], [-40, -32]], ids=str)
@@ -236,3 +236,89 @@ def test_missing_tensor_is_refused(model_path: Path, missing: str) -> None:
 
 def test_file_without_tensors_is_refused(model_path: Path) -> None:
     assert "no tensor" in refusal(model_path, safetensors({}, b""))
+
+
+def same_vector(model_path: Path, weights: bytes) -> bool:
+    """Whether weights give the vectors of the intact file."""
+    (model_path / "model.safetensors").write_bytes(INTACT)
+    expected = first_vector(model_path)
+    (model_path / "model.safetensors").write_bytes(weights)
+    return first_vector(model_path) == expected
+
+
+def renamed(*names: tuple[str, str]) -> bytes:
+    header = dict(HEADER)
+    for older, newer in names:
+        header = {name.replace(older, newer): entry for name, entry in header.items()}
+    return safetensors(header, DATA)
+
+
+@pytest.mark.parametrize("prefix", ["", "bert."])
+def test_layer_norms_may_be_called_gamma_and_beta(model_path: Path, prefix: str) -> None:
+    names = [("LayerNorm.weight", "LayerNorm.gamma"), ("LayerNorm.bias", "LayerNorm.beta")]
+    header = json.loads(renamed(*names)[8:].split(DATA)[0])
+    assert sum(name.endswith((".gamma", ".beta")) for name in header) == 2 * len(NORMS)
+    whole = {prefix + name: entry for name, entry in header.items()}
+    assert same_vector(model_path, safetensors(whole, DATA))
+
+
+def test_a_layer_norm_under_both_names_is_refused(model_path: Path) -> None:
+    header, data = tensors()
+    number = len(data)
+    gamma = {"dtype": "F32", "shape": [32], "data_offsets": [number, number + 128]}
+    weights = safetensors({**header, "embeddings.LayerNorm.gamma": gamma}, data + bytes(128))
+    assert "has the tensor `embeddings.LayerNorm.weight` for a second time" in refusal(model_path, weights)
+
+
+@pytest.mark.parametrize("content", [INTACT, INTACT[:100], b"", safetensors(HEADER, bytes(len(DATA)))])
+@pytest.mark.parametrize("name", ["model_fp16", "model.fp16", "adapter_model", "a", "consolidated.00"])
+def test_copies_beside_the_whole_file_are_left_alone(model_path: Path, name: str, content: bytes) -> None:
+    (model_path / f"{name}.safetensors").write_bytes(content)
+    assert same_vector(model_path, INTACT)
+
+
+def test_a_stale_index_and_its_files_are_left_alone_beside_the_whole_file(model_path: Path) -> None:
+    index = {"weight_map": {WORDS: "model-00001-of-00002.safetensors", LAST: "gone.safetensors"}}
+    (model_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    (model_path / "model-00001-of-00002.safetensors").write_bytes(b"old")
+    assert same_vector(model_path, INTACT)
+
+
+ODD_TYPES = {
+    **dict.fromkeys(("I64", "U64", "F64", "C64"), 8),
+    **dict.fromkeys(("I32", "U32", "F99"), 4),
+    **dict.fromkeys(("I16", "U16"), 2),
+    **dict.fromkeys(("I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E5M2FNUZ", "F6_E2M3", "F4"), 1),
+    "C128": 16,
+}
+
+
+@pytest.mark.parametrize("place", ["first", "last"])
+@pytest.mark.parametrize("dtype", ODD_TYPES)
+def test_tensors_of_any_type_may_be_there_that_are_not_needed(
+    model_path: Path, dtype: str, place: str
+) -> None:
+    """Of position ids, optimizers and scales, even of types that MLX has no name for."""
+    size = ODD_TYPES[dtype] * 3
+    odd, start = bytes(range(size)), size if place == "first" else 0
+    header: Header = {"__metadata__": {"format": "pt"}}
+    for name, entry in HEADER.items():
+        header[name] = {**entry, "data_offsets": [start + offset for offset in entry["data_offsets"]]}
+    offsets = [0, size] if place == "first" else [len(DATA), len(DATA) + size]
+    header["\u00e9tat.\U0001f98a"] = {"dtype": dtype, "shape": [3], "data_offsets": offsets}
+    assert same_vector(model_path, safetensors(header, odd + DATA if place == "first" else DATA + odd))
+
+
+@pytest.mark.parametrize("dtype", ["F64", "F8_E5M2", "F99"])
+def test_a_needed_tensor_of_another_type_is_named_with_it(model_path: Path, dtype: str) -> None:
+    message = refusal(model_path, changed(WORDS, dtype=dtype))
+    assert f"tensor `{WORDS}` is stored as `{dtype}`, which cannot be read" in message
+
+
+def test_an_adapter_is_refused_before_any_worker_starts(model_path: Path) -> None:
+    (model_path / "model.safetensors").write_bytes(INTACT)
+    (model_path / "tokenizer.json").write_text("{}")
+    _layout.check_directory(model_path, "model")
+    (model_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelError, match="has an adapter, as `adapter_config"):
+        _layout.check_directory(model_path, "model")

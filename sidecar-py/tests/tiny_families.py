@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from conftest import TESTS, pack, rows
 
-from akidb_sidecar import _mlx_engine
+from akidb_sidecar import _mlx_engine, configurations
 from akidb_sidecar._engine import Batch, Engine, Pooling
 from akidb_sidecar._mlx_engine import MlxEngine
 from akidb_sidecar._weights import Weights
@@ -55,10 +55,10 @@ def engine_of(family: str, kind: str) -> Engine:
 
 def in_mlx(folder: Path, max_tokens: int) -> MlxEngine:
     """Have MLX compute what the kernels could."""
-    config = read_config(folder)
-    parameters = _registry.READERS[config["model_type"]](config, Weights.read(folder))
+    file = configurations.read(folder)
+    parameters = _registry.read(file.configuration, Weights.read(folder))
     model = parameters.model(keep_quantized=False)
-    return MlxEngine(model, config["model_type"], max_tokens)
+    return MlxEngine(model, file.model_type, max_tokens)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

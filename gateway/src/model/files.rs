@@ -6,6 +6,8 @@ use std::path::Path;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use super::json;
+
 /// `config.json`. Older files of `nomic_bert` name some keys as GPT-2 does.
 #[derive(Debug, Deserialize)]
 pub(super) struct ModelConfig {
@@ -104,9 +106,7 @@ pub(super) struct PoolingConfig {
 /// Reads a JSON file of the directory; `None` when there is none.
 pub(super) fn read<T: DeserializeOwned>(folder: &Path, name: &str) -> Result<Option<T>, String> {
     match std::fs::read(folder.join(name)) {
-        Ok(bytes) => serde_json::from_slice(&bytes)
-            .map(Some)
-            .map_err(|error| format!("`{name}` is not valid: {error}")),
+        Ok(bytes) => json::parse(&bytes).map(Some).map_err(|error| format!("`{name}` is not valid: {error}")),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(format!("`{name}` cannot be read: {error}")),
     }

@@ -1,20 +1,11 @@
 //! What a model's weights take in the memory of each worker.
 
-use std::path::Path;
-
 use super::CpuWeights;
 use super::files::ModelConfig;
 use crate::machine;
 
 const BITS_OF_FLOAT32: f64 = 32.0;
 const BITS_OF_HALF: f64 = 16.0;
-
-/// Size of the weights' files in a folder, in bytes.
-pub(super) fn stored_bytes(folder: &Path) -> u64 {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let weights = entries.filter(|entry| entry.path().extension().is_some_and(|end| end == "safetensors"));
-    weights.filter_map(|entry| std::fs::metadata(entry.path()).ok()).map(|data| data.len()).sum()
-}
 
 /// Size of the weights in a worker, in bytes: as they are stored, and on a CPU as many times more as float32 needs. It is
 /// at most this, because the table of words stays as it is stored.

@@ -114,7 +114,7 @@ fn with_weights(folder: &Path, change: impl Fn(&mut Vec<u8>)) {
     std::fs::write(file, bytes).unwrap();
 }
 
-const DAMAGES: [(&str, Damage, &str); 8] = [
+const DAMAGES: [(&str, Damage, &str); 10] = [
     (
         "no weights",
         |folder| std::fs::remove_file(folder.join("model.safetensors")).unwrap(),
@@ -149,6 +149,16 @@ const DAMAGES: [(&str, Damage, &str); 8] = [
         "`qwen9` is not supported; supported are `bert`",
     ),
     (
+        "code of its own",
+        |folder| with_config(folder, |config| config["auto_map"] = json!({"AutoModel": "modeling.Model"})),
+        "`auto_map` in `config.json` replaces the `AutoModel`",
+    ),
+    (
+        "an adapter",
+        |folder| std::fs::write(folder.join("adapter_config.json"), "{}").unwrap(),
+        "has an adapter, as `adapter_config.json` says",
+    ),
+    (
         "a part that nobody computes",
         |folder| {
             let modules = json!([{"idx": 0, "name": "0", "path": "2_Dense", "type": "models.Dense"}]);
@@ -174,6 +184,35 @@ fn a_damaged_model_ends_the_gateway_with_one_clear_line_and_nothing_is_tried_aga
         assert!(took.as_secs() < 20, "{what} took {took:?}");
         assert!(!stderr.contains("starts again") && !stderr.contains("Traceback"), "{what}: {stderr}");
     }
+}
+
+#[test]
+fn what_is_odd_but_harmless_is_served_and_said_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("model");
+    copy_folder(&golden_folder().join("tiny-qwen3"), &model);
+    let file = model.join("config.json");
+    let config = std::fs::read_to_string(&file).unwrap();
+    let odd = r#"{"vocab_size": 1, "\u001b[31mscale": Infinity, "initializer_range": NaN, "alpha": 1e999,"#;
+    std::fs::write(&file, config.replacen('{', odd, 1)).unwrap();
+    for name in ["model_fp16.safetensors", "model.safetensors.index.json", "a.safetensors"] {
+        std::fs::write(model.join(name), "old").unwrap();
+    }
+    let mut command = support::command();
+    command.arg("--model").arg(&model).args(["--workers", "2"]);
+    let gateway = Gateway::start(command, None);
+    gateway.wait_until_ready();
+    let pid = gateway.worker_pids()[0];
+    support::kill(pid, nix::sys::signal::Signal::SIGKILL);
+    gateway.eventually("a worker was replaced", |gateway| {
+        let pids = gateway.worker_pids();
+        pids.len() == 2 && !pids.contains(&pid)
+    });
+    let said = gateway.logged("model warns", |_| true);
+    let warning = said["warning"].as_str().unwrap();
+    assert!(warning.contains(r"`\u001b[31mscale`, `alpha`;"), "{warning}");
+    assert_eq!(gateway.count_logged("model warns"), 1);
+    assert_eq!(gateway.embed(&["a text"]).status, 200);
 }
 
 fn copy_folder(from: &Path, to: &Path) {

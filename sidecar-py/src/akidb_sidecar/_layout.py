@@ -28,7 +28,9 @@ OTHER_FORMATS = (
 IGNORED = [pattern for folder in OTHER_FORMATS for pattern in (f"{folder}/*", f"*/{folder}/*")]
 """Folders in which repositories keep the same model for other programs, or from its training."""
 PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
+WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+ADAPTER = "adapter_config.json"
 
 
 def check_paths(names: Collection[str], model: str) -> None:
@@ -45,6 +47,12 @@ def check_names(names: Collection[str], model: str) -> None:
             raise ModelError(
                 "bad_model", f"`{model}` has no `{name}`; a directory in Hugging Face layout is needed"
             )
+    if ADAPTER in names:
+        raise ModelError(
+            "unsupported_model",
+            f"`{model}` has an adapter, as `{ADAPTER}` says, which changes vectors and is not supported; "
+            f"merge it into the weights and remove `{ADAPTER}`",
+        )
     if any(name.endswith(".safetensors") and "/" not in name for name in names):
         return
     pickle = next((name for name in sorted(names) if name.endswith(PICKLES)), None)
@@ -62,9 +70,7 @@ def check_names(names: Collection[str], model: str) -> None:
 def check_directory(path: Path, model: str) -> None:
     """Raise :class:`ModelError` when a directory does not hold a whole model."""
     check_names([file.name for file in path.iterdir() if file.is_file()], model)
-    for shard in shards(path):
-        if not (path / shard).is_file():
-            raise ModelError("bad_model", f"`{model}` has no `{shard}`, which `{INDEX}` names")
+    weights_files(path)
 
 
 def is_whole(path: Path) -> bool:
@@ -81,7 +87,25 @@ def size_bytes(path: Path) -> int:
     return sum(file.stat().st_size for pattern in PATTERNS for file in path.rglob(pattern) if file.is_file())
 
 
-def shards(path: Path) -> list[str]:
+def weights_files(path: Path) -> list[Path]:
+    """Return the files that hold a directory's weights: those that the reference reads, and no copies.
+
+    A whole file comes first, whatever an index says, then those of the index. Where there is neither, all
+    files are parts.
+    """
+    if (path / WHOLE).is_file():
+        return [path / WHOLE]
+    files = [path / name for name in _indexed(path)]
+    for file in files:
+        if not file.is_file():
+            raise ModelError("bad_model", f"`{path}` has no `{file.name}`, which `{INDEX}` names")
+    files = files or sorted(file for file in path.glob("*.safetensors") if file.is_file())
+    if not files:
+        raise ModelError("bad_model", f"`{path}` has no `*.safetensors`; other formats are never loaded")
+    return files
+
+
+def _indexed(path: Path) -> list[str]:
     """Return the names of the files that the directory's index names; none where it has no index."""
     try:
         names = sorted(set(json.loads((path / INDEX).read_bytes())["weight_map"].values()))

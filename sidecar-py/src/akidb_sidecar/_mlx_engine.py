@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from array import array
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from akidb_sidecar import _blas, _kernels
+from akidb_sidecar import _blas, _kernels, configurations
 from akidb_sidecar._compiler import BuildError
 from akidb_sidecar._engine import Batch, Engine, EngineInfo
 from akidb_sidecar._errors import ModelError, OutputError
@@ -19,7 +18,6 @@ import mlx.core as mx  # noqa: E402
 
 from akidb_sidecar._buffers import to_bytes, to_mlx  # noqa: E402
 from akidb_sidecar._pooling import pool  # noqa: E402
-from akidb_sidecar._quantization import Quantization  # noqa: E402
 from akidb_sidecar._weights import Weights  # noqa: E402
 from akidb_sidecar.models import _registry, bert, qwen3  # noqa: E402
 from akidb_sidecar.models._bert_kernels import KernelBert  # noqa: E402
@@ -31,6 +29,7 @@ if TYPE_CHECKING:
     from akidb_sidecar._engine import CpuWeights
     from akidb_sidecar._kernel_engine import KernelModel
     from akidb_sidecar._kernels import Kernels
+    from akidb_sidecar.configurations import File
     from akidb_sidecar.models import Model
 
 CACHE_LIMIT_BYTES = 64 * 1024 * 1024
@@ -42,13 +41,10 @@ CACHE_LIMIT_BESIDE_KERNELS_BYTES = 4 * 1024 * 1024
 def load(model_path: Path, max_tokens: int, cpu_weights: CpuWeights = "float32") -> Engine:
     """Load the model from a directory in Hugging Face layout."""
     mx.set_cache_limit(CACHE_LIMIT_BYTES)
-    config = _read_config(model_path)
-    model_type = _registry.known(config.get("model_type"))
+    file = configurations.read(model_path)
+    weights = Weights.read(model_path)
     try:
-        weights = Weights.read(model_path, Quantization.read(config))
-        engine = _choose(model_type, config, weights, max_tokens, cpu_weights)
-    except KeyError as error:
-        raise ModelError("bad_model", f"`config.json` has no {error}") from error
+        engine = _choose(file, weights, max_tokens, cpu_weights)
     except (TypeError, ValueError, ArithmeticError) as error:
         raise ModelError("bad_model", f"`config.json` has a value that cannot be used: {error}") from error
     if isinstance(engine, KernelEngine):
@@ -57,12 +53,10 @@ def load(model_path: Path, max_tokens: int, cpu_weights: CpuWeights = "float32")
     return engine
 
 
-def _choose(
-    model_type: str, config: dict[str, object], weights: Weights, max_tokens: int, cpu_weights: CpuWeights
-) -> Engine:
+def _choose(file: File, weights: Weights, max_tokens: int, cpu_weights: CpuWeights) -> Engine:
     """Decide what computes the model: our own kernels on a CPU where they can, else MLX."""
-    parameters = _registry.READERS[model_type](config, weights)
-    keep_quantized = cpu_weights == "quantized" and weights.is_quantized
+    model_type, parameters = file.model_type, _registry.read(file.configuration, weights)
+    keep_quantized = cpu_weights == "quantized"
     warnings: tuple[str, ...] = ()
     use_mlx = _is_on_gpu() or _blas.is_off()
     if isinstance(parameters, (bert.Parameters, qwen3.Parameters)) and not use_mlx:
@@ -94,18 +88,6 @@ def _in_kernels(
     if isinstance(parameters, bert.Parameters) and KernelBert.fits(kernels, parameters):
         return KernelBert(kernels, parameters)
     return None
-
-
-def _read_config(model_path: Path) -> dict[str, object]:
-    try:
-        config = json.loads((model_path / "config.json").read_bytes())
-    except FileNotFoundError:
-        raise ModelError("bad_model", f"`{model_path}` has no `config.json`") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError("bad_model", f"`config.json` in `{model_path}` cannot be read: {error}") from error
-    if not isinstance(config, dict):
-        raise ModelError("bad_model", f"`config.json` in `{model_path}` is not a JSON object")
-    return config
 
 
 class MlxEngine:

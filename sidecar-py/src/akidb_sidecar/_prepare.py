@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from akidb_sidecar import _catalog, _connection, _download, _layout
+from akidb_sidecar import _catalog, _connection, _download, _layout, configurations
 from akidb_sidecar._errors import EXIT_CONFIGURATION, ModelError
 
 if TYPE_CHECKING:
@@ -47,6 +47,9 @@ def run(settings: PrepareSettings) -> int:
             asking=settings.asking,
             show_progress=settings.show_progress,
         )
+        answer = {**asdict(prepared), "size_bytes": _layout.size_bytes(Path(prepared.path))}
+        if settings.for_workers:
+            answer |= _judged(Path(prepared.path))
     except ModelError as error:
         print_json({"error": {"code": error.code, "message": error.message}})
         return EXIT_CONFIGURATION
@@ -55,8 +58,14 @@ def run(settings: PrepareSettings) -> int:
 
         _blas.prepare()
         _kernels.prepare()
-    print_json({**asdict(prepared), "size_bytes": _layout.size_bytes(Path(prepared.path))})
+    print_json(answer)
     return 0
+
+
+def _judged(path: Path) -> dict[str, object]:
+    """Judge the configuration before there is any worker, so that what is to be said of it is said once."""
+    weights = sum(file.stat().st_size for file in _layout.weights_files(path))
+    return {"weights_bytes": weights, "warnings": configurations.read(path).warnings}
 
 
 def prepare(

@@ -1,22 +1,22 @@
-"""A model's weights: safetensors files, judged before they are trusted."""
+"""A model's weights, by name."""
 
 from __future__ import annotations
 
-import json
-import operator
-import struct
 from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
-from akidb_sidecar import _layout
+from akidb_sidecar import _layout, _safetensors
 from akidb_sidecar._errors import ModelError
-from akidb_sidecar._quantization import Quantization, QuantizedMatrix
+from akidb_sidecar._quantization import QuantizedMatrix
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-LONGEST_HEADER_BYTES = 100 * 1024 * 1024
+    from akidb_sidecar.configurations._quantization import Quantization
+
+OLDER_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+"""What checkpoints that came from TensorFlow call the weights of a layer norm."""
 
 
 class Weights:
@@ -25,45 +25,48 @@ class Weights:
     def __init__(
         self,
         tensors: dict[str, mx.array],
+        unreadable: dict[str, str] | None = None,
         quantization: Quantization | None = None,
         prefix: str = "",
         dtype: mx.Dtype | None = None,
     ) -> None:
+        """``unreadable`` says of which type the tensors are that cannot be read."""
         self._tensors = tensors
+        self._unreadable = unreadable or {}
         self._quantization = quantization
         self._prefix = prefix
         self._dtype = dtype
 
     @classmethod
-    def read(cls, model_path: Path, quantization: Quantization | None = None) -> Weights:
-        """Read the files that the directory's index names; where it has none, every ``*.safetensors``."""
+    def read(cls, model_path: Path) -> Weights:
+        """Read the files that hold the weights of a model's directory."""
         tensors: dict[str, mx.array] = {}
-        for file in _files(model_path):
-            try:
-                _check_header(file)
-                loaded = mx.load(str(file))
-            except (OSError, RuntimeError, ValueError) as error:
-                raise ModelError("bad_model", f"`{file.name}` cannot be read: {_one_line(error)}") from error
-            twice = tensors.keys() & loaded
-            if twice:
-                raise ModelError(
-                    "bad_model", f"tensor `{min(twice)}` is in `{file.name}` and in another file, too"
-                )
-            tensors.update(loaded)  # type: ignore[arg-type]
-        return cls(tensors, quantization)
-
-    @property
-    def is_quantized(self) -> bool:
-        """Whether some of the matrices are."""
-        return self._quantization is not None
+        unreadable: dict[str, str] = {}
+        for file in _layout.weights_files(model_path):
+            readable, others = _safetensors.load(file)
+            for name, tensor in readable.items():
+                newer = _newer_name(name)
+                if newer in tensors:
+                    raise ModelError("bad_model", f"`{file.name}` has the tensor `{newer}` for a second time")
+                tensors[newer] = tensor
+            unreadable |= {_newer_name(name): dtype for name, dtype in others.items()}
+        return cls(tensors, unreadable)
 
     def under(self, prefix: str) -> Weights:
         """Return the same tensors, named from ``prefix`` on."""
-        return Weights(self._tensors, self._quantization, self._prefix + prefix, self._dtype)
+        return self._with(self._quantization, self._prefix + prefix, self._dtype)
+
+    def under_if_there(self, prefix: str, name: str) -> Weights:
+        """Do so where that name stands under the prefix: a model with a head puts its encoder under one."""
+        return self.under(prefix) if self.has(prefix + name) else self
 
     def converted(self, dtype: mx.Dtype) -> Weights:
         """Return the same tensors, which :meth:`take` then gives as numbers of this type."""
-        return Weights(self._tensors, self._quantization, self._prefix, dtype)
+        return self._with(self._quantization, self._prefix, dtype)
+
+    def quantized_as(self, quantization: Quantization | None) -> Weights:
+        """Return the same tensors, of which :meth:`take_matrix` then reads the quantized ones in this way."""
+        return self._with(quantization, self._prefix, self._dtype)
 
     def has(self, name: str) -> bool:
         """Whether there is a tensor of this name."""
@@ -101,64 +104,27 @@ class Weights:
     def _take(self, name: str, shape: tuple[int, ...]) -> mx.array:
         full_name = self._prefix + name
         tensor = self._tensors.pop(full_name, None)
+        if tensor is None and full_name in self._unreadable:
+            raise ModelError(
+                "bad_model",
+                f"tensor `{full_name}` is stored as `{self._unreadable[full_name]}`, which cannot be read; "
+                "store it as F32, F16 or BF16",
+            )
         if tensor is None:
             raise ModelError("bad_model", f"the weights have no tensor `{full_name}`")
         if tensor.shape != shape:
             raise ModelError("bad_model", f"tensor `{full_name}` has shape {tensor.shape} instead of {shape}")
         return tensor
 
-
-def _files(model_path: Path) -> list[Path]:
-    shards = _layout.shards(model_path)
-    for name in shards:
-        if not (model_path / name).is_file():
-            raise ModelError("bad_model", f"`{name}` is missing, which `{_layout.INDEX}` names")
-    files = [model_path / name for name in shards] or sorted(model_path.glob("*.safetensors"))
-    if not files:
-        raise ModelError(
-            "bad_model", f"`{model_path}` has no `*.safetensors`; other formats are never loaded"
-        )
-    return files
+    def _with(self, quantization: Quantization | None, prefix: str, dtype: mx.Dtype | None) -> Weights:
+        return Weights(self._tensors, self._unreadable, quantization, prefix, dtype)
 
 
-def _check_header(file: Path) -> None:
-    """Check that the tensors fill the file, one behind the other. MLX compares their sizes and shapes."""
-    size_bytes = file.stat().st_size
-    with file.open("rb") as opened:
-        start = opened.read(8)
-        header_bytes = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        if not 2 <= header_bytes <= min(size_bytes - 8, LONGEST_HEADER_BYTES):
-            raise ModelError(
-                "bad_model", f"`{file.name}` is damaged: its header cannot have {header_bytes} bytes"
-            )
-        try:
-            header = json.loads(opened.read(header_bytes), object_pairs_hook=_without_duplicates)
-            offsets = [entry["data_offsets"] for name, entry in header.items() if name != "__metadata__"]
-            places = sorted((operator.index(start), operator.index(end)) for start, end in offsets)
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
-            raise ModelError("bad_model", f"`{file.name}` is damaged: its header is not valid") from error
-    end = 0
-    for place_start, place_end in places:
-        if place_start != end:
-            raise ModelError("bad_model", f"`{file.name}` is damaged: its tensors overlap or leave gaps")
-        end = place_end
-    if header_bytes + 8 + end != size_bytes:
-        raise ModelError(
-            "bad_model",
-            f"`{file.name}` is damaged: it has {size_bytes} bytes where {header_bytes + 8 + end} are needed",
-        )
-
-
-def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    entries = dict(pairs)
-    if len(entries) != len(pairs):
-        raise ValueError("a name stands twice")
-    return entries
+def _newer_name(name: str) -> str:
+    for older, newer in OLDER_NAMES.items():
+        name = name.replace(older, newer)
+    return name
 
 
 def _dtype(tensor: mx.array) -> str:
     return str(tensor.dtype).removeprefix("mlx.core.")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

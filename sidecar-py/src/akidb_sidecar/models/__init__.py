@@ -1,4 +1,4 @@
-"""Model architectures, one a file; each has ``read(config, weights) -> Parameters``, see ``_registry``."""
+"""Model architectures, one a file; each has ``read(configuration, weights)``, see ``_registry``."""
 
 from __future__ import annotations
 

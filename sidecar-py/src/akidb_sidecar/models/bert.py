@@ -16,16 +16,13 @@ from typing import TYPE_CHECKING
 import mlx.core as mx
 
 from akidb_sidecar._buffers import to_mlx
-from akidb_sidecar._errors import ModelError
 from akidb_sidecar.models._attention import PackedAttention
-from akidb_sidecar.models._configuration import flag, number, size, width_and_heads
 from akidb_sidecar.models._functions import SCORE_SCALE, gelu, working_dtype
 from akidb_sidecar.models._windowed_attention import WindowedAttention
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from akidb_sidecar._weights import Weights
+    from akidb_sidecar.configurations import BertConfiguration
 
 LONGEST_AT_ONCE = 512
 """Tokens of a text. All scores of longer ones would take too much memory at once."""
@@ -169,47 +166,25 @@ def _in_blocks(attention: WindowedAttention, heads: int) -> Attention:
     return attend
 
 
-def read(config: Mapping[str, object], weights: Weights) -> Parameters:
+def read(configuration: BertConfiguration, weights: Weights) -> Parameters:
     """Take the encoder's tensors; those of the pooler and of training heads are left alone."""
-    if weights.has("bert.embeddings.word_embeddings.weight"):
-        weights = weights.under("bert.")
-    return read_encoder(config, weights, first_position=0)
-
-
-def read_encoder(config: Mapping[str, object], weights: Weights, first_position: int) -> Parameters:
-    """Take the tensors of an encoder of this form, in whose texts the first token has ``first_position``."""
-    activation = config.get("hidden_act", "gelu")
-    position_type = config.get("position_embedding_type", "absolute")
-    if activation != "gelu" or position_type != "absolute":
-        raise ModelError(
-            "unsupported_model",
-            f"`hidden_act` `{activation}` with `position_embedding_type` `{position_type}` is not "
-            "supported; supported are `gelu` and `absolute`",
-        )
-    if flag(config, "is_decoder", default=False):
-        raise ModelError("unsupported_model", "a BERT that is a decoder (`is_decoder`) is not supported")
-    dimension, heads = width_and_heads(config)
-    vocabulary, places = size(config, "vocab_size"), size(config, "max_position_embeddings")
-    types, inner = size(config, "type_vocab_size"), size(config, "intermediate_size")
-    epsilon = number(config, "layer_norm_eps", 1e-12)
-    if places <= first_position:
-        raise ModelError(
-            "bad_model", f"of {places} positions none is left where {first_position} is the first"
-        )
-    words = weights.under("embeddings.").take("word_embeddings.weight", vocabulary, dimension)
+    weights = weights.under_if_there(configuration.prefix, "embeddings.word_embeddings.weight")
+    dimension, inner, epsilon = configuration.dimension, configuration.inner, configuration.epsilon
+    words = weights.take("embeddings.word_embeddings.weight", configuration.vocabulary, dimension)
     weights = weights.converted(working_dtype(words.dtype))
     embeddings = weights.under("embeddings.")
-    positions = embeddings.take("position_embeddings.weight", places, dimension)
-    first_type = embeddings.take("token_type_embeddings.weight", types, dimension)[0]
+    positions = embeddings.take("position_embeddings.weight", configuration.positions, dimension)
+    first_type = embeddings.take("token_type_embeddings.weight", configuration.types, dimension)[0]
     return Parameters(
         words=words,
-        positions=positions[first_position:] + first_type,  # every token is of the first type
+        # Every token is of the first type.
+        positions=positions[configuration.first_position :] + first_type,
         norm=_layer_norm(embeddings.under("LayerNorm."), dimension, epsilon),
         layers=[
             _layer(weights.under(f"encoder.layer.{index}."), dimension, inner, epsilon)
-            for index in range(size(config, "num_hidden_layers"))
+            for index in range(configuration.layers)
         ],
-        heads=heads,
+        heads=configuration.heads,
         inner=inner,
     )
 

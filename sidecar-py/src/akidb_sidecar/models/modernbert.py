@@ -14,22 +14,18 @@ from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
-from akidb_sidecar._errors import ModelError
+from akidb_sidecar.configurations.modernbert import IN_WINDOW
 from akidb_sidecar.models import TOKENS_PER_STEP
-from akidb_sidecar.models._configuration import flag, number, size, width_and_heads
 from akidb_sidecar.models._functions import SCORE_SCALE, gelu, working_dtype
 from akidb_sidecar.models._rotary import Rotary, positions_of, turn
 from akidb_sidecar.models._windowed_attention import WindowedAttention
 
 if TYPE_CHECKING:
     from array import array
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from akidb_sidecar._weights import Weights
-
-EVERYWHERE, IN_WINDOW = "full_attention", "sliding_attention"
-KINDS = (EVERYWHERE, IN_WINDOW)
-"""What a layer attends to, as ``layer_types`` names it."""
+    from akidb_sidecar.configurations import ModernBertConfiguration
 
 
 @dataclass(frozen=True)
@@ -137,32 +133,25 @@ def layer_norm(x: mx.array, weight: mx.array, epsilon: float) -> mx.array:
     return mx.fast.layer_norm(x, weight, None, epsilon)
 
 
-def read(config: Mapping[str, object], weights: Weights) -> Parameters:
+def read(configuration: ModernBertConfiguration, weights: Weights) -> Parameters:
     """Take the encoder's tensors; those of the heads for training are left alone."""
-    _refuse_what_is_computed_otherwise(config)
-    dimension, heads = width_and_heads(config)
-    vocabulary, inner = size(config, "vocab_size"), size(config, "intermediate_size")
-    kinds = _kinds(config)
-    thetas = _thetas(config)
-    window, epsilon = size(config, "local_attention", 128) // 2, number(config, "norm_eps", 1e-5)
-    longest_text = size(config, "max_position_embeddings", 8192)
-    if weights.has("model.embeddings.tok_embeddings.weight"):
-        weights = weights.under("model.")
-    words = weights.take("embeddings.tok_embeddings.weight", vocabulary, dimension)
+    weights = weights.under_if_there("model.", "embeddings.tok_embeddings.weight")
+    dimension, inner = configuration.dimension, configuration.inner
+    words = weights.take("embeddings.tok_embeddings.weight", configuration.vocabulary, dimension)
     weights = weights.converted(working_dtype(words.dtype))
     return Parameters(
         words=words,
         words_norm=weights.take("embeddings.norm.weight", dimension),
         layers=[
             _layer(weights.under(f"layers.{index}."), kind, dimension, inner, is_first=index == 0)
-            for index, kind in enumerate(kinds)
+            for index, kind in enumerate(configuration.kinds)
         ],
         norm=weights.take("final_norm.weight", dimension),
-        heads=heads,
-        window=window,
-        thetas=thetas,
-        epsilon=epsilon,
-        longest_text=longest_text,
+        heads=configuration.heads,
+        window=configuration.window,
+        thetas=configuration.thetas,
+        epsilon=configuration.epsilon,
+        longest_text=configuration.positions,
     )
 
 
@@ -177,65 +166,3 @@ def _layer(weights: Weights, kind: str, dimension: int, inner: int, *, is_first:
         up_and_gate=weights.take("mlp.Wi.weight", 2 * inner, dimension),
         down=weights.take("mlp.Wo.weight", dimension, inner),
     )
-
-
-def _refuse_what_is_computed_otherwise(config: Mapping[str, object]) -> None:
-    for key in ("norm_bias", "attention_bias", "mlp_bias"):
-        if flag(config, key, default=False):
-            raise ModelError("unsupported_model", f"ModernBERT with `{key}` is not supported")
-    activation = config.get("hidden_activation", "gelu")
-    if activation != "gelu":
-        raise ModelError(
-            "unsupported_model",
-            f"ModernBERT with `hidden_activation` `{activation}` is not supported; `gelu` is",
-        )
-
-
-def _kinds(config: Mapping[str, object]) -> list[str]:
-    """Return the kind of each layer: newer files list them, older ones say which attend everywhere."""
-    layers = size(config, "num_hidden_layers")
-    kinds = config.get("layer_types")
-    if kinds is None:
-        period = size(config, "global_attn_every_n_layers", 3)
-        return [IN_WINDOW if index % period else EVERYWHERE for index in range(layers)]
-    if not isinstance(kinds, list) or any(kind not in KINDS for kind in kinds) or len(kinds) != layers:
-        raise ModelError(
-            "bad_model",
-            f"`layer_types` in `config.json` must list {layers} times `{EVERYWHERE}` or `{IN_WINDOW}`",
-        )
-    return kinds
-
-
-def _thetas(config: Mapping[str, object]) -> dict[str, float]:
-    """Return the base of the rotary angles of each kind of layer; older files name them otherwise."""
-    everywhere = number(config, "global_rope_theta", 160_000.0)
-    # Null stands for that of the other layers, no number for the default.
-    in_window = number(config, "local_rope_theta", everywhere if "local_rope_theta" in config else 10_000.0)
-    by_kind = config.get("rope_parameters") or {}
-    if not isinstance(by_kind, dict) or not set(by_kind) <= set(KINDS):
-        raise ModelError(
-            "bad_model",
-            "`rope_parameters` in `config.json` must be an object with one for each kind of layer",
-        )
-    if config.get("rope_scaling") is not None:
-        raise ModelError("unsupported_model", "ModernBERT with `rope_scaling` is not supported")
-    return {
-        EVERYWHERE: _theta(by_kind.get(EVERYWHERE), everywhere),
-        IN_WINDOW: _theta(by_kind.get(IN_WINDOW), in_window),
-    }
-
-
-def _theta(rotary: object, default: float) -> float:
-    if rotary is None:
-        return default
-    if not isinstance(rotary, dict):
-        raise ModelError(
-            "bad_model",
-            "`rope_parameters` in `config.json` must be an object with one for each kind of layer",
-        )
-    kind = rotary.get("rope_type", "default")
-    if kind != "default":
-        raise ModelError(
-            "unsupported_model", f"ModernBERT with rotary positions of type `{kind}` is not supported"
-        )
-    return number(rotary, "rope_theta", default)

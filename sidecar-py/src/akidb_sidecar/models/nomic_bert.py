@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
-from akidb_sidecar._errors import ModelError
 from akidb_sidecar.models import TOKENS_PER_STEP
-from akidb_sidecar.models._configuration import flag, number, size, width_and_heads
 from akidb_sidecar.models._functions import SCORE_SCALE, working_dtype
 from akidb_sidecar.models._rotary import Rotary, positions_of, turn
 from akidb_sidecar.models._windowed_attention import WindowedAttention
@@ -22,31 +20,10 @@ from akidb_sidecar.models.bert import LayerNorm
 
 if TYPE_CHECKING:
     from array import array
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from akidb_sidecar._weights import Weights
-
-OLDER_KEYS = {
-    "n_embd": "hidden_size",
-    "n_head": "num_attention_heads",
-    "n_layer": "num_hidden_layers",
-    "n_inner": "intermediate_size",
-    "n_positions": "max_position_embeddings",
-    "layer_norm_epsilon": "layer_norm_eps",
-}
-"""What older files call the keys of the newer ones."""
-FLAGS_FOR_OTHER_NETWORKS = (
-    "prenorm",
-    "scale_attn_by_inverse_layer_idx",
-    "parallel_block",
-    "causal",
-    "use_rms_norm",
-    "qkv_proj_bias",
-    "mlp_fc1_bias",
-    "mlp_fc2_bias",
-    "rotary_emb_interleaved",
-)
-KEYS_FOR_OTHER_NETWORKS = ("rotary_scaling_factor", "rotary_emb_scale_base", "num_experts", "rope_scaling")
+    from akidb_sidecar.configurations import NomicBertConfiguration
 
 
 @dataclass(frozen=True)
@@ -140,29 +117,24 @@ class NomicBert:
         return x
 
 
-def read(config: Mapping[str, object], weights: Weights) -> Parameters:
+def read(configuration: NomicBertConfiguration, weights: Weights) -> Parameters:
     """Take the encoder's tensors; those of the heads for training are left alone."""
-    config = {OLDER_KEYS.get(key, key): value for key, value in config.items()}
-    _refuse_what_is_computed_otherwise(config)
-    dimension, heads = width_and_heads(config)
-    if size(config, "head_dim", dimension // heads) != dimension // heads:
-        raise ModelError("unsupported_model", "NomicBERT with a `head_dim` of its own is not supported")
-    vocabulary, types = size(config, "vocab_size"), size(config, "type_vocab_size")
-    inner, epsilon = size(config, "intermediate_size"), number(config, "layer_norm_eps", 1e-12)
-    longest_text, theta = size(config, "max_position_embeddings"), _theta(config)
-    words = weights.take("embeddings.word_embeddings.weight", vocabulary, dimension)
+    weights = weights.under_if_there("nomic_bert.", "embeddings.word_embeddings.weight")
+    dimension, inner, epsilon = configuration.dimension, configuration.inner, configuration.epsilon
+    words = weights.take("embeddings.word_embeddings.weight", configuration.vocabulary, dimension)
     weights = weights.converted(working_dtype(words.dtype))
+    first_type = weights.take("embeddings.token_type_embeddings.weight", configuration.types, dimension)[0]
     return Parameters(
         words=words,
-        first_type=weights.take("embeddings.token_type_embeddings.weight", types, dimension)[0],
+        first_type=first_type,
         norm=_layer_norm(weights.under("emb_ln."), dimension, epsilon),
         layers=[
             _layer(weights.under(f"encoder.layers.{index}."), dimension, inner, epsilon)
-            for index in range(size(config, "num_hidden_layers"))
+            for index in range(configuration.layers)
         ],
-        heads=heads,
-        theta=theta,
-        longest_text=longest_text,
+        heads=configuration.heads,
+        theta=configuration.theta,
+        longest_text=configuration.positions,
     )
 
 
@@ -180,34 +152,3 @@ def _layer(weights: Weights, dimension: int, inner: int, epsilon: float) -> Laye
 
 def _layer_norm(weights: Weights, dimension: int, epsilon: float) -> LayerNorm:
     return LayerNorm(weights.take("weight", dimension), weights.take("bias", dimension), epsilon)
-
-
-def _refuse_what_is_computed_otherwise(config: Mapping[str, object]) -> None:
-    for key in FLAGS_FOR_OTHER_NETWORKS:
-        if flag(config, key, default=False):
-            raise ModelError("unsupported_model", f"NomicBERT with `{key}` is not supported")
-    for key in KEYS_FOR_OTHER_NETWORKS:
-        if config.get(key) is not None:
-            raise ModelError("unsupported_model", f"NomicBERT with `{key}` is not supported")
-    activation = config.get("activation_function", config.get("hidden_act", "silu"))
-    if activation not in ("swiglu", "silu"):
-        raise ModelError(
-            "unsupported_model", f"NomicBERT with the activation `{activation}` is not supported; `silu` is"
-        )
-    if not flag(config, "scale_attn_weights", default=True):
-        raise ModelError("unsupported_model", "NomicBERT with `scale_attn_weights` false is not supported")
-    if number(config, "rotary_emb_fraction", 1.0) != 1.0:
-        raise ModelError("unsupported_model", "NomicBERT with `rotary_emb_fraction` is not supported")
-
-
-def _theta(config: Mapping[str, object]) -> float:
-    """Return the base of the rotary angles, which older and newer files state in different places."""
-    rotary = config.get("rope_parameters") or {}
-    if not isinstance(rotary, dict):
-        raise ModelError("bad_model", "`rope_parameters` in `config.json` is not an object")
-    kind = rotary.get("rope_type", "default")
-    if kind != "default":
-        raise ModelError(
-            "unsupported_model", f"NomicBERT with rotary positions of type `{kind}` is not supported"
-        )
-    return number(rotary, "rope_theta", number(config, "rotary_emb_base", 1000.0))

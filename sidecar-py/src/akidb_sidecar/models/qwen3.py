@@ -13,19 +13,18 @@ from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
-from akidb_sidecar._errors import ModelError
 from akidb_sidecar._quantization import QuantizedMatrix
 from akidb_sidecar.models import TOKENS_PER_STEP
 from akidb_sidecar.models._causal_attention import CausalAttention
-from akidb_sidecar.models._configuration import flag, number, size
 from akidb_sidecar.models._functions import ON_CPU
 from akidb_sidecar.models._rotary import Rotary, positions_of, turn
 
 if TYPE_CHECKING:
     from array import array
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from akidb_sidecar._weights import Weights
+    from akidb_sidecar.configurations import Qwen3Configuration
 
 Matrix = mx.array | QuantizedMatrix
 
@@ -189,112 +188,46 @@ def look_up(words: Matrix, token_ids: mx.array) -> mx.array:
     return plain(words.rows(token_ids)) if isinstance(words, QuantizedMatrix) else words[token_ids]
 
 
-def read(config: Mapping[str, object], weights: Weights) -> Parameters:
+def read(configuration: Qwen3Configuration, weights: Weights) -> Parameters:
     """Take the decoder's tensors; that of the head that predicts words is left alone."""
-    _check_kind(config)
-    dimension, heads = size(config, "hidden_size"), size(config, "num_attention_heads")
-    key_heads = size(config, "num_key_value_heads", heads)
-    if heads % key_heads:
-        raise ModelError("bad_model", f"{heads} attention heads cannot share {key_heads} heads for keys")
-    head_size = size(config, "head_dim", max(dimension // heads, 1))
-    shape = _Shape(
-        dimension,
-        heads * head_size,
-        key_heads * head_size,
-        head_size,
-        size(config, "intermediate_size"),
-        flag(config, "attention_bias", default=False),
-    )
-    vocabulary = size(config, "vocab_size")
-    if weights.has("model.embed_tokens.weight"):
-        weights = weights.under("model.")
+    weights = weights.quantized_as(configuration.quantization)
+    weights = weights.under_if_there("model.", "embed_tokens.weight")
     return Parameters(
-        words=weights.take_matrix("embed_tokens", vocabulary, dimension),
+        words=weights.take_matrix("embed_tokens", configuration.vocabulary, configuration.dimension),
         layers=[
-            _layer(weights.under(f"layers.{index}."), shape)
-            for index in range(size(config, "num_hidden_layers"))
+            _layer(weights.under(f"layers.{index}."), configuration) for index in range(configuration.layers)
         ],
-        norm=weights.take("norm.weight", dimension),
-        heads=heads,
-        key_heads=key_heads,
-        head_size=head_size,
-        inner=shape.inner,
-        epsilon=number(config, "rms_norm_eps", 1e-6),
-        theta=_theta(config),
-        vocabulary=vocabulary,
-        dimension=dimension,
-        longest_text=size(config, "max_position_embeddings", 32768),
+        norm=weights.take("norm.weight", configuration.dimension),
+        heads=configuration.heads,
+        key_heads=configuration.key_heads,
+        head_size=configuration.head_size,
+        inner=configuration.inner,
+        epsilon=configuration.epsilon,
+        theta=configuration.theta,
+        vocabulary=configuration.vocabulary,
+        dimension=configuration.dimension,
+        longest_text=configuration.positions,
     )
 
 
-@dataclass(frozen=True)
-class _Shape:
-    dimension: int
-    query: int
-    key: int
-    head_size: int
-    inner: int
-    has_bias: bool
-
-
-def _layer(weights: Weights, shape: _Shape) -> LayerParameters:
+def _layer(weights: Weights, configuration: Qwen3Configuration) -> LayerParameters:
     def linear(name: str, outputs: int, inputs: int, *, has_bias: bool = False) -> Linear:
         bias = weights.take(f"{name}.bias", outputs) if has_bias else None
         return Linear(weights.take_matrix(name, outputs, inputs), bias)
 
-    dimension, inner, has_bias = shape.dimension, shape.inner, shape.has_bias
+    dimension, inner, head_size = configuration.dimension, configuration.inner, configuration.head_size
+    queries, keys = configuration.heads * head_size, configuration.key_heads * head_size
+    has_bias = configuration.has_bias
     return LayerParameters(
         attention_norm=weights.take("input_layernorm.weight", dimension),
-        query=linear("self_attn.q_proj", shape.query, dimension, has_bias=has_bias),
-        key=linear("self_attn.k_proj", shape.key, dimension, has_bias=has_bias),
-        value=linear("self_attn.v_proj", shape.key, dimension, has_bias=has_bias),
-        query_norm=weights.take("self_attn.q_norm.weight", shape.head_size),
-        key_norm=weights.take("self_attn.k_norm.weight", shape.head_size),
-        attention_output=linear("self_attn.o_proj", dimension, shape.query, has_bias=has_bias),
+        query=linear("self_attn.q_proj", queries, dimension, has_bias=has_bias),
+        key=linear("self_attn.k_proj", keys, dimension, has_bias=has_bias),
+        value=linear("self_attn.v_proj", keys, dimension, has_bias=has_bias),
+        query_norm=weights.take("self_attn.q_norm.weight", head_size),
+        key_norm=weights.take("self_attn.k_norm.weight", head_size),
+        attention_output=linear("self_attn.o_proj", dimension, queries, has_bias=has_bias),
         feed_forward_norm=weights.take("post_attention_layernorm.weight", dimension),
         gate=linear("mlp.gate_proj", inner, dimension),
         up=linear("mlp.up_proj", inner, dimension),
         down=linear("mlp.down_proj", dimension, inner),
     )
-
-
-def _check_kind(config: Mapping[str, object]) -> None:
-    """Refuse what would be computed wrong."""
-    layer_types = config.get("layer_types") or []
-    if not isinstance(layer_types, list) or any(kind != "full_attention" for kind in layer_types):
-        raise ModelError(
-            "unsupported_model", "Qwen3 with `layer_types` other than `full_attention` is not supported"
-        )
-    if not flag(config, "is_causal", default=True) or flag(
-        config, "use_bidirectional_attention", default=False
-    ):
-        raise ModelError("unsupported_model", "Qwen3 whose tokens see those behind them is not supported")
-    if config.get("auto_map") is not None:
-        raise ModelError("unsupported_model", "Qwen3 with code of its own (`auto_map`) is not supported")
-    if flag(config, "use_sliding_window", default=False):
-        raise ModelError("unsupported_model", "Qwen3 with `use_sliding_window` is not supported")
-    activation = config.get("hidden_act", "silu")
-    if activation != "silu":
-        raise ModelError(
-            "unsupported_model", f"Qwen3 with `hidden_act` `{activation}` is not supported; `silu` is"
-        )
-
-
-def _theta(config: Mapping[str, object]) -> float:
-    """Return the base of the rotary angles, which older and newer files state in different places."""
-    theta = number(config, "rope_theta", 10_000.0)
-    for key in ("rope_scaling", "rope_parameters"):
-        rotary = config.get(key)
-        if rotary is None:
-            continue
-        if not isinstance(rotary, dict):
-            raise ModelError("bad_model", f"`{key}` in `config.json` is not an object")
-        kind = rotary.get("rope_type", rotary.get("type", "default"))
-        if kind != "default" or number({**config, **rotary}, "partial_rotary_factor", 1.0) != 1.0:
-            raise ModelError(
-                "unsupported_model", f"Qwen3 with rotary positions as in `{key}` (`{kind}`) is not supported"
-            )
-        theta = number(rotary, "rope_theta", theta)
-    if number(config, "partial_rotary_factor", 1.0) != 1.0:
-        raise ModelError("unsupported_model", "Qwen3 with `partial_rotary_factor` is not supported")
-    return theta
