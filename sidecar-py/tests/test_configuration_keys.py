@@ -10,6 +10,7 @@ from conftest import TESTS
 
 from akidb_sidecar import configurations
 from akidb_sidecar._errors import ModelError
+from akidb_sidecar.configurations import _values
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -436,3 +437,15 @@ def test_the_newer_of_two_names_of_nomic_wins(tmp_path: Path) -> None:
         assert (configuration.dimension, configuration.heads, configuration.epsilon) == (48, 3, 1e-12)
     with pytest.raises(ModelError, match=r"`n_layer` in .* is `many`"):
         read(tmp_path, {**NOMIC, "n_layer": "many"})
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_the_table_in_the_documentation_has_every_key(model_type: str) -> None:
+    text = (TESTS.parents[1] / "docs" / "MODELS.md").read_text()
+    _, _, section = text.partition("\n### `config.json`\n")
+    section, _, _ = section.partition("\n### ")
+    values = _values.Values(config(model_type))
+    configurations.FAMILIES[model_type](values)
+    known = values.known()
+    assert len(known) > 80
+    assert not {key for key in known if f"`{key}`" not in section}
