@@ -46,7 +46,7 @@ build: ## Build target/release/akidb-gateway
 	@$(CARGO) build --release --locked
 
 run: setup build ## Serve all-minilm-l6-v2 on 127.0.0.1:8080 with two workers; more flags in ARGS="..."
-	@exec target/release/akidb-gateway --model all-minilm-l6-v2 --workers 2 $(ARGS)
+	@AKIDB_PYTHON="$${AKIDB_PYTHON:-$(CURDIR)/$(VENV)/bin/python}" exec target/release/akidb-gateway --model all-minilm-l6-v2 --workers 2 $(ARGS)
 
 test: setup-dev lint audit test-rust test-python guard ## Check everything: format, lints, licences, advisories, tests
 
@@ -78,7 +78,7 @@ fuzz: setup-dev ## Feed arbitrary input to the decoders, FUZZ_SECONDS (600) each
 	scripts/fuzz
 
 doctor: setup ## Say how fast this machine multiplies matrices
-	@$(VENV)/bin/python -m akidb_sidecar doctor
+	@$(VENV)/bin/python -I -X utf8 -m akidb_sidecar doctor
 
 bench: setup build ## Measure this server beside others, in one table; options in BENCH_ARGS="...", such as --quick
 	@$(CARGO) build --release --locked --example load

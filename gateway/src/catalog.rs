@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::error::StartError;
+use crate::printable;
 use crate::sidecar::{self, Listed, PrepareError, Prepared, Sidecar};
 
 /// Characters of a commit that people are shown.
@@ -118,14 +119,14 @@ fn what_was_done(model: &str, prepared: &Prepared, took: Duration) -> String {
 
 fn as_json(models: &[Listed]) -> String {
     let json = serde_json::to_string_pretty(models).expect("strings and numbers are JSON: this is a bug");
-    json + "\n"
+    format!("{}\n", printable::json(&json))
 }
 
 /// Columns as wide as their widest value, two spaces apart.
 fn as_table(models: &[Listed]) -> String {
     let head = ["NAME", "REPOSITORY", "DIMENSION", "POOLING", "STATE", "SIZE", "COMMIT", "REVISION", "NOTE"];
     let mut rows = vec![head.map(str::to_owned)];
-    rows.extend(models.iter().map(row));
+    rows.extend(models.iter().map(|model| row(model).map(|cell| printable::line(&cell).into_owned())));
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
     let widths: Vec<usize> = (0..head.len()).map(width).collect();
     let line = |row: &[String; 9]| {

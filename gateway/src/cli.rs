@@ -10,8 +10,10 @@ pub use models::{EnvironmentFlags, ModelFlags, ModelsFlags};
 
 use std::ffi::OsString;
 
-use clap::error::ErrorKind;
+use clap::error::{ContextValue, ErrorKind};
 use clap::{Args, CommandFactory, Parser, ValueEnum};
+
+use crate::printable::line;
 
 /// What is served when nobody says what.
 const DEFAULT_MODEL: &str = "qwen3-0.6b-4bit";
@@ -74,8 +76,9 @@ pub struct ServeFlags {
 
     /// Python interpreter with `akidb_sidecar`
     ///
-    /// Default: `sidecar-py/.venv` of the checkout that the binary or the current directory lies in, then
-    /// $VIRTUAL_ENV, then `akidb-sidecar` on the PATH.
+    /// Default: `sidecar-py/.venv` of the checkout that the binary lies in, then the environment in whose `bin` it lies,
+    /// then $VIRTUAL_ENV, then `akidb-sidecar` on the PATH. Places that every user, or a stranger, can write to are passed
+    /// over; a path given here may belong to anybody.
     #[arg(long, env = "AKIDB_PYTHON", value_name = "PATH", help_heading = "Workers")]
     pub python: Option<String>,
 
@@ -249,7 +252,25 @@ Exit codes: 0 stopped by a signal, 64 wrong usage, 70 internal error, 78 unusabl
 ///
 /// Clap's own error, which also carries the text of `--help` and `--version`.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, clap::Error> {
-    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    parse_words(arguments.into_iter().collect()).map_err(printable)
+}
+
+/// What was typed is quoted in one line.
+fn printable(mut error: clap::Error) -> clap::Error {
+    let quoted: Vec<_> = error
+        .context()
+        .filter_map(|(kind, value)| match value {
+            ContextValue::String(text) => Some((kind, ContextValue::String(line(text).into_owned()))),
+            _ => None,
+        })
+        .collect();
+    for (kind, value) in quoted {
+        error.insert(kind, value);
+    }
+    error
+}
+
+fn parse_words(arguments: Vec<OsString>) -> Result<Command, clap::Error> {
     if arguments.get(1).is_some_and(|word| word == "models") {
         return Ok(Command::Models(models::Models::try_parse_from(&arguments[1..])?.flags));
     }

@@ -5,6 +5,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::printable::line;
+
 /// Why texts were not embedded. Its `Display` form is what a client may read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EmbedError {
@@ -195,21 +197,23 @@ impl From<ExitCode> for std::process::ExitCode {
     }
 }
 
-/// Why the gateway cannot run.
+/// Why the gateway cannot run. Line breaks are those of its own hints: what others wrote is escaped.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// Flags or variables out of range: one line each.
-    #[error("{}", .0.join("\n"))]
+    #[error("{}", .0.iter().map(|problem| line(problem)).collect::<Vec<_>>().join("\n"))]
     Usage(Vec<String>),
     /// No Python environment with the workers' code was found.
-    #[error("no Python environment with `akidb_sidecar` was found: tried {}\nhint: run `make setup` in the checkout, or name one with `--python PATH`", .tried.join(", "))]
+    #[error("no Python environment with `akidb_sidecar` was found: tried {}\nhint: run `make setup` in the checkout, or name one with `--python PATH`", line(&tried.join(", ")))]
     NoPython {
         /// Every place that was looked at.
         tried: Vec<String>,
     },
     /// The Python environment cannot prepare the model.
     #[error(
-        "cannot run `{command}`: {reason}\nhint: run `make setup` in the checkout, or name another environment with `--python PATH`"
+        "cannot run `{}`: {}\nhint: run `make setup` in the checkout, or name another environment with `--python PATH`",
+        line(command),
+        line(reason)
     )]
     Sidecar {
         /// What was run.
@@ -218,7 +222,7 @@ pub enum StartError {
         reason: String,
     },
     /// The model is neither here nor to be had.
-    #[error("{reason}; this works here: {works}")]
+    #[error("{}; this works here: {}", line(reason), line(works))]
     ModelNotFound {
         /// What was tried, in one line.
         reason: String,
@@ -226,7 +230,7 @@ pub enum StartError {
         works: String,
     },
     /// The model is not in the local cache, and the hub was not to be asked.
-    #[error("{reason}\nhint: run `{pull}`")]
+    #[error("{}\nhint: run `{}`", line(reason), line(pull))]
     NotDownloaded {
         /// What was looked for, in one line.
         reason: String,
@@ -234,10 +238,10 @@ pub enum StartError {
         pull: String,
     },
     /// The model cannot be downloaded.
-    #[error("{0}")]
+    #[error("{}", line(.0))]
     Download(String),
     /// A file of the model is missing or wrong.
-    #[error("cannot use model `{model}`: {reason}")]
+    #[error("cannot use model `{}`: {}", line(model), line(reason))]
     Model {
         /// Name or path of the model.
         model: String,

@@ -26,6 +26,9 @@
 //! * [`cli`], [`config`]: flags as typed, and what they mean.
 //! * `job`: one text on its way, from the manager to a worker's answer.
 //! * `benchmark`: the inner functions that benchmarks measure; no part of the API.
+//! * [`inherited`]: what whoever starts the process must not decide.
+//! * [`printable`]: other people's text, on its way to a terminal.
+//! * `trust`: whose files may be run.
 //! * [`error`], `machine`, `metrics`, `shutdown`: leaves.
 //!
 //! # Example
@@ -53,17 +56,20 @@ pub mod cli;
 pub mod config;
 pub mod error;
 pub mod http;
+pub mod inherited;
 mod job;
 mod machine;
 pub mod manager;
 mod metrics;
 pub mod model;
 pub mod pool;
+pub mod printable;
 pub mod scheduler;
 mod shutdown;
 mod sidecar;
 pub mod supervisor;
 mod tokenizer;
+mod trust;
 
 use std::sync::Arc;
 

@@ -1,5 +1,6 @@
 //! Parse, build, run, exit code; nothing else.
 
+use std::fmt::Debug;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -8,14 +9,31 @@ use akidb_gateway::catalog;
 use akidb_gateway::cli::{self, Command, ModelsFlags, ServeFlags};
 use akidb_gateway::config::{Config, LogFormat};
 use akidb_gateway::error::{self, StartError};
+use akidb_gateway::inherited;
+use akidb_gateway::printable::{self, Printing};
 use tokio::runtime::Runtime;
+use tracing::field::Field;
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::field::MakeExt;
+use tracing_subscriber::fmt::format;
 
 /// Log lines that may wait to be written.
 const MOST_LINES_WAITING: usize = 8192;
 
 fn main() -> ExitCode {
+    inherited::settle();
+    match inherited::run_below_process_1() {
+        None => run(),
+        Some(Ok(code)) => code.into(),
+        Some(Err(source)) => {
+            let error = StartError::System { action: "start a process below process 1", source };
+            exit_code(Err(error), complain_in_text)
+        }
+    }
+}
+
+fn run() -> ExitCode {
     match cli::parse(std::env::args_os()) {
         Ok(Command::Serve(flags)) => {
             let format = LogFormat::from_flag(&flags.log_format).unwrap_or(LogFormat::Text);
@@ -26,7 +44,12 @@ fn main() -> ExitCode {
         Err(error) => {
             // Help and version are errors to clap, too, but not to the person who asked for them.
             let code = if error.use_stderr() { error::ExitCode::Usage } else { error::ExitCode::Success };
-            let _ = error.print();
+            let text = error.render().to_string();
+            let _ = if error.use_stderr() {
+                Printing::new(std::io::stderr(), printable::lines).write_all(text.as_bytes())
+            } else {
+                Printing::new(std::io::stdout(), printable::lines).write_all(text.as_bytes())
+            };
             code.into()
         }
     }
@@ -55,13 +78,22 @@ fn serve(flags: &ServeFlags) -> Result<(), StartError> {
 fn models(flags: &ModelsFlags) -> Result<(), StartError> {
     let mut config = catalog::Config::from_flags(flags)?;
     config.show_progress = std::io::stderr().is_terminal();
-    start_runtime()?.block_on(catalog::run(config, &mut std::io::stdout(), &mut std::io::stderr()))
+    let mut notes = Printing::new(std::io::stderr(), printable::lines);
+    let runtime = start_runtime()?;
+    // A program gets a path as it is.
+    if std::io::stdout().is_terminal() {
+        let mut output = Printing::new(std::io::stdout(), printable::lines);
+        runtime.block_on(catalog::run(config, &mut output, &mut notes))
+    } else {
+        runtime.block_on(catalog::run(config, &mut std::io::stdout(), &mut notes))
+    }
 }
 
 fn start_runtime() -> Result<Runtime, StartError> {
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
+        .and_then(|runtime| inherited::take_over_children(&runtime).map(|()| runtime))
         .map_err(|source| StartError::System { action: "start the async runtime", source })
 }
 
@@ -79,15 +111,31 @@ fn start_log(format: LogFormat) -> WorkerGuard {
         .from_env_lossy();
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(writer)
         .with_target(false)
         .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal());
     match format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().flatten_event(true).init(),
+        LogFormat::Text => {
+            let fields = format::debug_fn(write_field).delimited(" ");
+            log.fmt_fields(fields).with_writer(writer).init();
+        }
+        LogFormat::Json => {
+            let writer = move || Printing::new(writer.clone(), printable::json);
+            log.json().flatten_event(true).with_writer(writer).init();
+        }
     }
     guard
+}
+
+/// Writes a field of an event or a span: all that can hold text of others.
+fn write_field(writer: &mut format::Writer<'_>, field: &Field, value: &dyn Debug) -> std::fmt::Result {
+    let value = format!("{value:?}");
+    let value = printable::line(&value);
+    match (field.name(), writer.has_ansi_escapes()) {
+        ("message", _) => write!(writer, "{value}"),
+        (name, true) => write!(writer, "\u{1b}[3m{name}\u{1b}[0m\u{1b}[2m=\u{1b}[0m{value}"),
+        (name, false) => write!(writer, "{name}={value}"),
+    }
 }
 
 /// Says why the gateway ends, in the form of the log.
@@ -105,5 +153,6 @@ fn complain(error: &StartError, format: LogFormat, log: WorkerGuard) {
 }
 
 fn complain_in_text(error: &StartError) {
-    let _ = writeln!(std::io::stderr(), "error: {error}");
+    let text = format!("error: {error}\n");
+    let _ = Printing::new(std::io::stderr(), printable::lines).write_all(text.as_bytes());
 }

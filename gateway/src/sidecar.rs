@@ -2,8 +2,13 @@
 //!
 //! [`Sidecar::find`] looks for an environment with `akidb_sidecar`, [`Sidecar::prepare`] resolves a model
 //! with it, its neighbours list and download models, and [`process`] starts workers from it.
+//!
+//! * `search`: which Python.
+//! * `environment`: which variables it gets.
 
+mod environment;
 pub(crate) mod process;
+mod search;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -12,12 +17,26 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::StartError;
+use search::Search;
+
+/// What stands before every command. Nothing around the process decides which code runs, or how text is encoded: isolated
+/// (`-I`), Python has neither the current folder, nor the user's own packages, nor `PYTHON*`; a locale has no say with
+/// `utf8`.
+const FIRST_ARGUMENTS: [&str; 5] = ["-I", "-X", "utf8", "-m", "akidb_sidecar"];
 
 /// How to run `akidb_sidecar`.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Sidecar {
-    program: PathBuf,
-    first_arguments: Vec<OsString>,
+    python: PathBuf,
+    for_workers: Vec<(OsString, OsString)>,
+    for_hub: Vec<(OsString, OsString)>,
+}
+
+/// The variables may hold secrets.
+impl std::fmt::Debug for Sidecar {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Sidecar").field("python", &self.python).finish_non_exhaustive()
+    }
 }
 
 /// A model that lies in a local directory.
@@ -95,51 +114,15 @@ enum PrepareAnswer {
 }
 
 impl Sidecar {
-    /// Finds the Python environment: the one named, else the checkout's, else `$VIRTUAL_ENV`, else
-    /// `akidb-sidecar` on the `PATH`.
+    /// Finds the Python environment; see [`search`].
     pub(crate) fn find(python: Option<&Path>) -> Result<Self, StartError> {
-        if let Some(python) = python {
-            return if python.is_file() || python.components().count() == 1 {
-                Ok(Self::from_python(python.to_owned()))
-            } else {
-                Err(StartError::NoPython { tried: vec![format!("`{}` (--python)", python.display())] })
-            };
-        }
-        let executable = std::env::current_exe().ok();
-        let starts =
-            [executable.as_deref().and_then(Path::parent).map(Path::to_owned), std::env::current_dir().ok()];
-        let checkouts = starts.iter().flatten().flat_map(|start| start.ancestors());
-        let mut candidates: Vec<PathBuf> = checkouts
-            .filter(|folder| folder.join("sidecar-py/pyproject.toml").is_file())
-            .map(|checkout| checkout.join("sidecar-py/.venv"))
-            .collect();
-        candidates.dedup();
-        let environment = std::env::var_os("VIRTUAL_ENV").filter(|folder| !folder.is_empty());
-        candidates.extend(environment.iter().map(PathBuf::from));
-        let mut tried = Vec::new();
-        for candidate in candidates {
-            // Its script tells an environment with the package from any other one.
-            if candidate.join("bin/akidb-sidecar").is_file() {
-                return Ok(Self::from_python(candidate.join("bin/python")));
-            }
-            tried.push(format!("`{}`", candidate.display()));
-        }
-        if environment.is_none() {
-            tried.push("$VIRTUAL_ENV (not set)".to_owned());
-        }
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let script = std::env::split_paths(&path)
-            .map(|folder| folder.join("akidb-sidecar"))
-            .find(|file| file.is_file());
-        if let Some(program) = script {
-            return Ok(Self { program, first_arguments: Vec::new() });
-        }
-        tried.push("`akidb-sidecar` on the PATH".to_owned());
-        Err(StartError::NoPython { tried })
-    }
-
-    fn from_python(program: PathBuf) -> Self {
-        Self { program, first_arguments: ["-m", "akidb_sidecar"].map(OsString::from).to_vec() }
+        let search = Search::new();
+        let python = search.find(python).map_err(|tried| StartError::NoPython { tried })?;
+        Ok(Self {
+            python,
+            for_workers: environment::for_workers(std::env::vars_os(), |folder| search.may_run(folder)),
+            for_hub: environment::for_hub(std::env::vars_os()),
+        })
     }
 
     /// Makes the model lie in a local directory, downloading it where that is needed and possible.
@@ -186,7 +169,11 @@ impl Sidecar {
         flags.push(format!("--progress={}", if show_progress { "auto" } else { "off" }));
         flags.extend(wanted.revision.map(|revision| format!("--revision={revision}")));
         Ok(match self.ask(command, &flags, show_progress).await? {
-            PrepareAnswer::Prepared(prepared) => Ok(prepared),
+            PrepareAnswer::Prepared(mut prepared) => {
+                // A cache may be named by a relative path, and workers start elsewhere.
+                prepared.path = std::path::absolute(&prepared.path).unwrap_or(prepared.path);
+                Ok(prepared)
+            }
             PrepareAnswer::Failed { error } => Err(error),
         })
     }
@@ -213,8 +200,7 @@ impl Sidecar {
     }
 
     fn describe(&self, arguments: &[&str]) -> String {
-        let words = self.first_arguments.iter().map(|word| word.to_string_lossy());
-        let words = words.chain(arguments.iter().map(|word| (*word).into()));
-        std::iter::once(self.program.to_string_lossy()).chain(words).collect::<Vec<_>>().join(" ")
+        let words = FIRST_ARGUMENTS.iter().chain(arguments).copied();
+        std::iter::once(self.python.to_string_lossy().as_ref()).chain(words).collect::<Vec<_>>().join(" ")
     }
 }

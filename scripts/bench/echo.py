@@ -39,8 +39,8 @@ class Echo:
 
 
 def main() -> int:
-    """Take ``-m akidb_sidecar``, which the gateway puts before the command."""
-    del sys.argv[1:3]
+    """Take ``-m akidb_sidecar`` and what else the gateway puts before the command."""
+    del sys.argv[1 : sys.argv.index("akidb_sidecar") + 1]
     from akidb_sidecar import _cli  # noqa: PLC0415
 
     settings = _cli.parse(sys.argv[1:])

@@ -6,7 +6,8 @@ right vector from a wrong one: see :func:`vector`. Misbehaviour is read, as a JS
 ``AKIDB_FAKE_CONTROL`` names: once at the start and again before every batch. Keys:
 
 At the start: ``start_delay`` (seconds), ``start_exit`` (code), ``hello_version`` (number), ``fatal``
-(message), ``never_ready`` (true), ``say`` (a line for standard error).
+(message), ``never_ready`` (true), ``say`` (a line for standard error), ``report`` (a file that is told what
+is around the worker), ``orphan`` (true: a child that outlives the worker a little).
 
 At a batch (``only_worker`` limits them to one worker's id; ``times`` counts how often, over all workers):
 ``delay`` (seconds a batch), ``delay_per_token`` (seconds), ``progress`` (true: heartbeats say that the
@@ -82,12 +83,12 @@ class Misbehaviour:
 
 
 def main() -> int:
-    words = sys.argv[1:]
-    command = words[2]
+    words = sys.argv[sys.argv.index("akidb_sidecar") + 1 :]
+    command = words[0]
     words = [part for word in words if word != "--end-with-input" for part in word.split("=", 1)]
-    flags = dict(zip(words[3::2], words[4::2], strict=True))
+    flags = dict(zip(words[1::2], words[2::2], strict=True))
     if command == "prepare" and not Path(flags["--model"]).is_dir():
-        sys.argv[1:] = sys.argv[3:]
+        sys.argv[1:] = sys.argv[sys.argv.index("akidb_sidecar") + 1 :]
         return __main__.main()  # hubs are faked elsewhere
     if command == "prepare":
         print(json.dumps({"path": flags["--model"], "source": "path", "revision": None}))  # noqa: T201
@@ -113,6 +114,12 @@ def serve(connection: Connection, misbehaviour: Misbehaviour, told: Told) -> int
         signal.signal(number, signal.SIG_IGN)
     start = misbehaviour.at_start()
     connection.watch()
+    if "report" in start:
+        blocked = sorted(map(int, signal.pthread_sigmask(signal.SIG_BLOCK, ())))
+        around = {"environment": dict(os.environ), "folder": str(Path.cwd()), "blocked": blocked}
+        Path(start["report"]).write_text(json.dumps(around))
+    if start.get("orphan"):
+        os.spawnlp(os.P_NOWAIT, "sleep", "sleep", "0.5")  # noqa: S606
     if "say" in start:
         print(start["say"], file=sys.stderr, flush=True)  # noqa: T201
     if "start_exit" in start:

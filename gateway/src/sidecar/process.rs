@@ -16,7 +16,7 @@ use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::task::JoinSet;
 
-use super::Sidecar;
+use super::{FIRST_ARGUMENTS, Sidecar};
 
 /// Longest log line taken from a worker, in bytes; the rest of a longer one becomes further lines.
 const LONGEST_LINE_BYTES: u64 = 4096;
@@ -28,8 +28,12 @@ const LAST_WORDS_TIMEOUT: Duration = Duration::from_millis(100);
 /// Runs the sidecar to its end and collects what it wrote. It can watch its standard input for the gateway's end, which
 /// is what ends it at Ctrl-C, too.
 pub(crate) async fn run(sidecar: &Sidecar, arguments: &[&str], inherit_stderr: bool) -> io::Result<Output> {
-    let mut command = Command::new(&sidecar.program);
-    command.args(&sidecar.first_arguments).args(arguments).process_group(0).kill_on_drop(true);
+    let mut command = command(sidecar);
+    command.args(arguments).envs(sidecar.for_hub.iter().cloned());
+    // Relative names of a model, a cache or a certificate mean what they mean to whoever started the gateway.
+    if std::env::current_dir().is_err() {
+        command.current_dir("/");
+    }
     command.stdin(Stdio::piped()).stdout(Stdio::piped());
     command.stderr(if inherit_stderr { Stdio::inherit() } else { Stdio::piped() });
     let mut child = command.spawn()?;
@@ -38,6 +42,14 @@ pub(crate) async fn run(sidecar: &Sidecar, arguments: &[&str], inherit_stderr: b
     let output = child.wait_with_output().await;
     drop(input);
     output
+}
+
+/// What every child has in common: Python alone with itself, and a process group of its own.
+fn command(sidecar: &Sidecar) -> Command {
+    let mut command = Command::new(&sidecar.python);
+    command.args(FIRST_ARGUMENTS).env_clear().envs(sidecar.for_workers.iter().cloned());
+    command.process_group(0).kill_on_drop(true);
+    command
 }
 
 /// Starts worker processes, one at a time.
@@ -79,16 +91,14 @@ impl Spawner {
         let _guard = self.one_at_a_time.lock().unwrap_or_else(PoisonError::into_inner);
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
         ours.set_nonblocking(true)?;
-        let mut command = Command::new(&self.sidecar.program);
+        let mut command = command(&self.sidecar);
         command
-            .args(&self.sidecar.first_arguments)
+            .current_dir("/")
             .args(["worker", "--worker-id", &id.to_string()])
             .args(self.arguments.iter())
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .process_group(0)
-            .kill_on_drop(true);
+            .stderr(Stdio::piped());
         let mut child = command.spawn()?;
         let pid = child.id().unwrap_or_default();
         let last_words = Arc::new(Mutex::new(VecDeque::new()));

@@ -15,6 +15,7 @@ use super::Shared;
 use crate::metrics::RestartReason;
 use crate::pool::Membership;
 use crate::pool::connection::{self, End, Outcome};
+use crate::printable;
 use crate::sidecar::process::{Ended, Process};
 
 /// Why a process was given up.
@@ -148,7 +149,7 @@ async fn handshake(
 ) -> Result<Ready, Loss> {
     let Hello { pid, sidecar_version } = match next_message(shared, socket).await? {
         WorkerMessage::Hello(hello) => hello,
-        WorkerMessage::Fatal(fatal) => return Err(Loss::Fatal(fatal.message)),
+        WorkerMessage::Fatal(fatal) => return Err(Loss::Fatal(printable::line(&fatal.message).into_owned())),
         other => return Err(Loss::Protocol(format!("its first message is {other:?}, not a hello"))),
     };
     tracing::debug!(worker = id, pid, sidecar_version, "worker started");
@@ -158,7 +159,7 @@ async fn handshake(
             "it answers vectors of {} numbers, but `hidden_size` in the model's `config.json` is {}",
             ready.dimension, shared.dimension
         ))),
-        WorkerMessage::Fatal(fatal) => Err(Loss::Fatal(fatal.message)),
+        WorkerMessage::Fatal(fatal) => Err(Loss::Fatal(printable::line(&fatal.message).into_owned())),
         other => Err(Loss::Protocol(format!("it sent {other:?} before it was ready"))),
     }
 }

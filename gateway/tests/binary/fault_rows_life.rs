@@ -262,7 +262,7 @@ fn row_35_a_thousand_crashes_leave_no_process_and_no_descriptor_behind() {
     let (script, flag) = (folder.path().join("worker"), folder.path().join("crash"));
     let worker = support::checkout().join("sidecar-py/tests/fake_worker.py");
     let lines = format!(
-        "#!/bin/sh\nif [ -e {flag} ] && [ \"$3\" = worker ]; then exit 3; fi\nexec {worker} \"$@\"\n",
+        "#!/bin/sh\ncase \"$*\" in *' akidb_sidecar worker '*) [ ! -e {flag} ] || exit 3;; esac\nexec {worker} \"$@\"\n",
         flag = flag.display(),
         worker = worker.display()
     );

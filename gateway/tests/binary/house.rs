@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 use crate::support;
 
 /// Modules of the gateway, each before those that it may import.
-const DOWNSTREAM: [&str; 17] = [
+const DOWNSTREAM: [&str; 20] = [
     "benchmark",
     "config",
     "cli",
     "catalog",
     "http",
     "shutdown",
+    "inherited",
     "manager",
     "supervisor",
     "scheduler",
@@ -22,9 +23,11 @@ const DOWNSTREAM: [&str; 17] = [
     "job",
     "model",
     "sidecar",
+    "trust",
     "machine",
     "metrics",
     "error",
+    "printable",
 ];
 
 fn sources(folder: &Path) -> Vec<PathBuf> {
@@ -59,7 +62,7 @@ fn no_module_imports_one_upstream_of_it() {
 }
 
 #[test]
-fn only_one_file_spawns_and_only_one_names_status_codes_of_errors() {
+fn only_one_file_spawns_workers_and_only_one_names_status_codes_of_errors() {
     let root = support::checkout().join("gateway/src");
     let (mut spawns, mut names_codes) = (Vec::new(), Vec::new());
     for file in sources(&root) {
@@ -80,7 +83,10 @@ fn only_one_file_spawns_and_only_one_names_status_codes_of_errors() {
     names_codes.dedup();
     assert_eq!(
         (spawns, names_codes),
-        (vec!["sidecar/process.rs".to_owned()], vec!["http/respond.rs".to_owned()])
+        (
+            vec!["inherited.rs".to_owned(), "sidecar/process.rs".to_owned()],
+            vec!["http/respond.rs".to_owned()]
+        )
     );
 }
 

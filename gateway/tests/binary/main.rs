@@ -21,4 +21,7 @@ mod qwen3;
 mod real_model;
 mod shutdown;
 mod start;
+mod surroundings;
+mod terminal;
+mod trust;
 mod vector_forms;

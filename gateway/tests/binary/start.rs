@@ -299,9 +299,7 @@ fn the_environment_is_found_in_the_checkout_by_its_variable_and_on_the_path() {
         gateway.wait_until_ready();
         assert_eq!(gateway.embed(&["Hello world"]).status, 200);
     };
-    let (_folder, mut by_directory) = far_from_the_checkout();
-    by_directory.current_dir(support::checkout().join("gateway/src"));
-    serves(by_directory);
+    serves(support::command());
     let (_folder, mut by_variable) = far_from_the_checkout();
     by_variable.env("VIRTUAL_ENV", &environment);
     serves(by_variable);

@@ -10,6 +10,7 @@ import time
 from importlib.metadata import version
 
 from akidb_sidecar import __version__, _blas, _kernels
+from akidb_sidecar._printable import line
 
 SIDE = 2048
 ROUNDS = 7
@@ -53,4 +54,4 @@ def matmul_flops(blas: _blas.Blas, threads: int, rounds: int) -> float:
 
 
 def _report(name: str, value: str) -> None:
-    print(f"{name:28} {value}", file=sys.stdout)  # noqa: T201 - the report
+    print(f"{name:28} {line(value)}", file=sys.stdout)  # noqa: T201 - the report

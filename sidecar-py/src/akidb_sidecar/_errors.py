@@ -1,5 +1,7 @@
 """What can go wrong for a reason that a person can mend."""
 
+from akidb_sidecar._printable import line
+
 EXIT_SOFTWARE = 70
 EXIT_CONFIGURATION = 78
 
@@ -8,8 +10,8 @@ class ModelError(Exception):
     """A model that cannot be used. ``code`` is stable, ``message`` is one line for a person."""
 
     def __init__(self, code: str, message: str) -> None:
-        # Paths and foreign messages may hold line breaks, and bytes that are not UTF-8.
-        message = " ".join(message.encode(errors="replace").decode().split("\n"))
+        # Paths and foreign messages may hold line breaks, escape sequences, and bytes that are not UTF-8.
+        message = line(message.encode(errors="replace").decode())
         super().__init__(message)
         self.code = code
         self.message = message

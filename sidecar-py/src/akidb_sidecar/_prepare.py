@@ -9,10 +9,11 @@ import signal
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO, cast
 
 from akidb_sidecar import _catalog, _connection, _download, _layout, configurations
 from akidb_sidecar._errors import EXIT_CONFIGURATION, ModelError
+from akidb_sidecar._printable import Progress
 
 if TYPE_CHECKING:
     from akidb_sidecar._cli import PrepareSettings
@@ -38,6 +39,8 @@ def run(settings: PrepareSettings) -> int:
     """Print one line of JSON: where the model is, or what is wrong with it."""
     # Ctrl-C ends it at once, without a traceback; what has arrived of a large file is kept.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # Before the hub's library takes it: names of files and the hub's warnings go there.
+    sys.stderr = cast("TextIO", Progress(sys.stderr))
     if settings.ends_with_input:
         _connection.Connection().watch()
     try:
