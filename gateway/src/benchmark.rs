@@ -3,14 +3,17 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::http::native;
+use crate::http::native::{answer, request};
 use crate::manager::{Embeddings, ModelInfo};
 use crate::scheduler::packing::{self, Packable};
+
+/// Texts that a request may have.
+const MOST_TEXTS: usize = 2048;
 
 /// Parses the body of a request; returns its number of texts, 0 for a bad one.
 #[must_use]
 pub fn parse_request(body: &[u8]) -> usize {
-    native::parse(body).map_or(0, |request| request.texts.len())
+    request::parse(body, MOST_TEXTS).map_or(0, |request| request.texts.len())
 }
 
 /// Parses the body of a request; returns its texts, or what the client is told.
@@ -19,7 +22,7 @@ pub fn parse_request(body: &[u8]) -> usize {
 ///
 /// A body that is not JSON, or not of the expected form.
 pub fn parse_texts(body: &[u8]) -> Result<Vec<String>, String> {
-    native::parse(body).map(|request| request.texts).map_err(|error| error.to_string())
+    request::parse(body, MOST_TEXTS).map(|request| request.texts).map_err(|error| error.to_string())
 }
 
 /// Writes the body of an answer.
@@ -29,7 +32,7 @@ pub fn write_answer(vectors: Vec<Vec<f32>>) -> Vec<u8> {
     let info = ModelInfo { model: "all-minilm-l6-v2".to_owned(), dimension, max_tokens: 256 };
     let embeddings =
         Embeddings { vectors, dimension, total_tokens: 1, truncated: 0, duration: Duration::from_millis(5) };
-    native::write(&embeddings, &info)
+    answer::Writer::new(embeddings, &info).next(usize::MAX).unwrap_or_default()
 }
 
 /// Forms batches of at most `max_tokens` of texts of these lengths; returns how many.

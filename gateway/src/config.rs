@@ -144,6 +144,12 @@ fn http_config(check: &mut Check, flags: &ServeFlags) -> http::Config {
             max_body_bytes,
             1 << 40,
         ),
+        max_response_bytes: check.number(
+            "--max-response-bytes",
+            &limits.max_response_bytes,
+            1 << 20,
+            1 << 40,
+        ),
         header_timeout: check.time("--header-timeout", &limits.header_timeout, least, HOUR),
         idle_timeout: check.time("--idle-timeout", &limits.idle_timeout, least, HOUR),
         body_timeout: check.time("--body-timeout", &limits.body_timeout, least, HOUR),

@@ -20,10 +20,8 @@ pub enum EmbedError {
         index: usize,
     },
     /// More texts than one request may hold.
-    #[error("the request has {count} texts, at most {limit} are allowed: send them in several requests")]
+    #[error("the request has more than {limit} texts: send them in several requests")]
     TooManyTexts {
-        /// Texts in the request.
-        count: usize,
         /// Most texts allowed.
         limit: usize,
     },

@@ -2,14 +2,20 @@
 //!
 //! * `connection`: one client's connection, and how long each part of it may take.
 //! * `head`, `body`: what a request says before its JSON is read.
+//! * `memory`: what the bodies and the answers under way may take together.
 //! * `origin`: which names and which web pages a request may come by.
 //! * `native`: `POST /api/v1/embed`.
+//! * `accept`: the form in which `/metrics` is read.
 //! * `operations`: `/health`, `/livez`, `/readyz`, `/metrics`.
+//! * `content`: the body of an answer.
 //! * `respond`: the one table from errors to status codes and bodies.
 
+mod accept;
 mod body;
 mod connection;
+mod content;
 mod head;
+mod memory;
 pub(crate) mod native;
 mod operations;
 pub(crate) mod origin;
@@ -20,8 +26,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HOST, HeaderValue};
 use hyper::http::request::Parts;
@@ -37,19 +41,25 @@ use crate::error::StartError;
 use crate::machine;
 use crate::manager::EmbeddingManager;
 use crate::shutdown::Signals;
-use body::{BodyMemory, RequestBody};
+use body::{ALWAYS_READ_BYTES, RequestBody};
+use content::Content;
 use head::RequestId;
+use memory::Budget;
 use origin::Gatekeeper;
 use respond::RequestError;
 
 /// Descriptors kept for everything that is not a client's connection.
 const RESERVED_DESCRIPTORS: u64 = 128;
+/// Long bodies that are parsed at a time.
+const PARSERS: usize = 2;
+/// Answers that take no more than this are given whatever the others take.
+const ALWAYS_ANSWERED_BYTES: usize = 32 * 1024;
 /// Time in which requests that are given up at the end get their answers.
 const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 1024;
 /// Pause after the system had nothing left for another connection.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 /// Least time between two lines of the log about that.
 const ACCEPT_COMPLAINT_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -66,6 +76,8 @@ pub struct Config {
     pub max_body_bytes: usize,
     /// Bytes that the bodies under way may take together.
     pub max_bodies_bytes: usize,
+    /// Bytes that the answers under way may take together.
+    pub max_response_bytes: usize,
     /// Time a client has to send the head of a request, from its first byte.
     pub header_timeout: Duration,
     /// Time a connection may stay open without a request.
@@ -88,6 +100,7 @@ impl Default for Config {
             allowed_hosts: Vec::new(),
             max_body_bytes: 16 * 1024 * 1024,
             max_bodies_bytes: 256 * 1024 * 1024,
+            max_response_bytes: 256 * 1024 * 1024,
             header_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(75),
             body_timeout: Duration::from_secs(30),
@@ -119,7 +132,12 @@ pub(crate) struct Server {
 struct Context {
     config: Config,
     gatekeeper: Gatekeeper,
-    body_memory: BodyMemory,
+    /// Memory for bodies and what is made of them.
+    bodies: Budget,
+    /// Memory for answers.
+    responses: Budget,
+    /// One permit for each long body that is parsed: meanwhile it is there twice.
+    parsers: Arc<Semaphore>,
     manager: Arc<EmbeddingManager>,
 }
 
@@ -150,11 +168,16 @@ impl Server {
         let (address, listener) = listen().map_err(|source| cannot_listen(self.config.listen, source))?;
         tracing::info!(%address, "listening");
         let drain_timeout = self.config.drain_timeout;
-        let body_memory = BodyMemory::new(self.config.max_bodies_bytes);
         let Config { allow_remote, allowed_hosts, .. } = &self.config;
         let gatekeeper = Gatekeeper::new(*allow_remote, allowed_hosts, machine::host_name().as_deref());
-        let context =
-            Arc::new(Context { config: self.config, gatekeeper, body_memory, manager: Arc::clone(&manager) });
+        let context = Arc::new(Context {
+            gatekeeper,
+            bodies: Budget::new(self.config.max_bodies_bytes, ALWAYS_READ_BYTES),
+            responses: Budget::new(self.config.max_response_bytes, ALWAYS_ANSWERED_BYTES),
+            parsers: Arc::new(Semaphore::new(PARSERS)),
+            config: self.config,
+            manager: Arc::clone(&manager),
+        });
         let connections = TaskTracker::new();
         let close = CancellationToken::new();
         let accepting = tokio::spawn(accept(listener, context, connections.clone(), close.clone()));
@@ -275,13 +298,14 @@ fn connection_limit() -> usize {
 async fn route(
     request: Request<Incoming>,
     states_two_lengths: bool,
+    progress: connection::Progress,
     context: &Context,
-) -> (Response<Full<Bytes>>, bool) {
+) -> (Response<Content>, bool) {
     let (head, body) = request.into_parts();
     let id = RequestId::of(&head.headers);
     let span = tracing::info_span!("request", request_id = id.as_str());
     let answer = async {
-        let mut body = RequestBody::new(body);
+        let mut body = RequestBody::new(body, progress);
         let hosts = head.headers.get_all(HOST).iter().count();
         let result = if head.version == Version::HTTP_11 && hosts != 1 {
             Err(RequestError::InvalidHttp("it has not exactly one Host"))
@@ -310,7 +334,7 @@ async fn handle(
     head: &Parts,
     body: &mut RequestBody,
     context: &Context,
-) -> Result<Response<Full<Bytes>>, RequestError> {
+) -> Result<Response<Content>, RequestError> {
     let manager = &context.manager;
     let get = head.method == Method::GET || head.method == Method::HEAD;
     let post = head.method == Method::POST;
@@ -320,7 +344,7 @@ async fn handle(
         "/health" if get => Ok(operations::health(manager)),
         "/livez" if get => Ok(operations::live()),
         "/readyz" if get => Ok(operations::ready(manager)),
-        "/metrics" if get => Ok(operations::metrics(manager)),
+        "/metrics" if get => Ok(operations::metrics(manager, &head.headers)),
         "/health" | "/livez" | "/readyz" | "/metrics" => {
             Err(RequestError::MethodNotAllowed { allowed: "GET" })
         }

@@ -5,15 +5,29 @@ use std::num::NonZero;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
+use tokio::net::TcpStream;
 
 /// Workers that are started when nobody says how many, at most.
 const MOST_DEFAULT_WORKERS: usize = 4;
+/// Bytes that wait in the system for room on a client's side.
+#[cfg(target_os = "linux")]
+const MOST_UNSENT_BYTES: u32 = 64 * 1024;
 /// Most file descriptors the gateway asks for.
 const MOST_DESCRIPTORS: u64 = 65_536;
 
 /// This machine's own name, with or without its domain.
 pub(crate) fn host_name() -> Option<String> {
     nix::unistd::gethostname().ok()?.into_string().ok()
+}
+
+/// Makes a stream take no more bytes than the client's side has room for, and a few: else the system takes megabytes at
+/// once, then none for so long that a client that reads slowly looks like one that does not read.
+pub(crate) fn limit_unsent(stream: &TcpStream) {
+    // macOS has room again after every 2 KiB.
+    #[cfg(target_os = "linux")]
+    let _ = socket2::SockRef::from(stream).set_tcp_notsent_lowat(MOST_UNSENT_BYTES);
+    #[cfg(not(target_os = "linux"))]
+    let _ = stream;
 }
 
 /// Cores that this process may use.

@@ -18,6 +18,11 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::fmt::format;
 
+/// glibc keeps what was freed for later; this gives it back to the system.
+#[cfg(target_os = "linux")]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Log lines that may wait to be written.
 const MOST_LINES_WAITING: usize = 8192;
 

@@ -20,7 +20,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use akidb_protocol::Pooling;
-use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -38,6 +37,7 @@ use crate::sidecar::process::Spawner;
 use crate::supervisor::{self, Supervisor};
 use crate::tokenizer::{Tokenizer, Tokens};
 use offer::{Offer, Plan};
+use vector::VectorForm;
 
 /// Signs of life that a worker gives within the time that it may be silent.
 const HEARTBEATS_PER_TIMEOUT: u32 = 3;
@@ -180,13 +180,22 @@ impl EmbeddingManager {
     ///
     /// See [`EmbedError`].
     pub async fn embed_request(&self, request: EmbedRequest) -> Result<Embeddings, EmbedError> {
+        self.embed_and_note(request, || ()).await
+    }
+
+    /// Does the same, and calls `texts_dropped` once only the tokens of the texts are left.
+    pub(crate) async fn embed_and_note(
+        &self,
+        request: EmbedRequest,
+        texts_dropped: impl FnOnce() + Send,
+    ) -> Result<Embeddings, EmbedError> {
         let arrived = Instant::now();
         let _admitted = self.admitted.token();
         let client = request::ClientWatch { metrics: &self.metrics, is_there: true };
         let result = if self.is_draining() {
             Err(EmbedError::Draining)
         } else {
-            self.embed_admitted(request, arrived).await
+            self.embed_admitted(request, arrived, texts_dropped).await
         };
         client.got_answer();
         match &result {
@@ -210,6 +219,7 @@ impl EmbeddingManager {
         &self,
         request: EmbedRequest,
         arrived: Instant,
+        texts_dropped: impl FnOnce() + Send,
     ) -> Result<Embeddings, EmbedError> {
         self.check(&request)?;
         let Plan { pooling, reading, form } = self.offer.plan(&request)?;
@@ -226,14 +236,14 @@ impl EmbeddingManager {
         // Every text has a token: what is too much even so needs no tokenizing.
         self.scheduler.check(request.texts.len(), 1, self.computing_time_until(deadline))?;
         let tokens = self.tokenizer.tokenize(request.texts, reading, deadline).await?;
+        texts_dropped();
         self.metrics.phase_took(Phase::Tokenize, started.elapsed().as_secs_f64());
         if !request.truncate {
             self.check_lengths(&tokens)?;
         }
         let total_tokens = tokens.iter().map(|tokens| tokens.ids.len() as u64).sum();
         let truncated = tokens.iter().filter(|tokens| tokens.truncated).count();
-        let raw_vectors = self.compute(tokens, pooling, deadline).await?;
-        let vectors = form.read_all(&raw_vectors)?;
+        let vectors = self.compute(tokens, pooling, form, deadline).await?;
         let dimension = form.dimension;
         Ok(Embeddings { vectors, dimension, total_tokens, truncated, duration: arrived.elapsed() })
     }
@@ -249,7 +259,7 @@ impl EmbeddingManager {
             return Err(EmbedError::NoTexts);
         }
         if request.texts.len() > self.max_texts {
-            return Err(EmbedError::TooManyTexts { count: request.texts.len(), limit: self.max_texts });
+            return Err(EmbedError::TooManyTexts { limit: self.max_texts });
         }
         match request.texts.iter().position(String::is_empty) {
             Some(index) => Err(EmbedError::EmptyText { index }),
@@ -281,8 +291,9 @@ impl EmbeddingManager {
         &self,
         tokens: Vec<Tokens>,
         pooling: Pooling,
+        form: VectorForm,
         deadline: Instant,
-    ) -> Result<Vec<Bytes>, EmbedError> {
+    ) -> Result<Vec<Vec<f32>>, EmbedError> {
         if let Some(index) = tokens.iter().position(|tokens| self.pool.is_poison(&tokens.ids, pooling)) {
             return Err(EmbedError::PoisonInput { index });
         }
@@ -307,7 +318,7 @@ impl EmbeddingManager {
         drop(sender);
         let collected = tokio::select! {
             biased;
-            collected = tokio::time::timeout_at(deadline, collect(answers, lengths.len())) => collected,
+            collected = tokio::time::timeout_at(deadline, collect(answers, lengths.len(), form)) => collected,
             due = self.supervisor.none_due_before(deadline) => {
                 let retry_after = due.map_or(LONGEST_RETRY_AFTER, |due| due - Instant::now());
                 let was_lost = worker_lost.load(Ordering::Relaxed);
@@ -412,11 +423,21 @@ impl EmbeddingManager {
         self.metrics.encode()
     }
 
+    /// Most texts in one request.
+    pub(crate) fn max_texts(&self) -> usize {
+        self.max_texts
+    }
+
+    /// Notes how long a part of a request's work took.
+    pub(crate) fn phase_took(&self, phase: Phase, took: Duration) {
+        self.metrics.phase_took(phase, took.as_secs_f64());
+    }
+
     /// Does a part of a request's work and notes how long it took.
     pub(crate) fn timed<T>(&self, phase: Phase, work: impl FnOnce() -> T) -> T {
         let started = Instant::now();
         let result = work();
-        self.metrics.phase_took(phase, started.elapsed().as_secs_f64());
+        self.phase_took(phase, started.elapsed());
         result
     }
 
@@ -445,15 +466,20 @@ pub(crate) fn shorten(text: &str) -> String {
     format!("{}...", &text[..text.floor_char_boundary(LONGEST_BYTES)])
 }
 
-/// Waits for `count` answers and puts them in order; the first error ends it. `None`: a job was dropped unanswered.
+/// Waits for `count` answers, reads them and puts them in order; the first error ends it. `None`: a job was dropped unanswered.
 async fn collect(
     mut answers: mpsc::UnboundedReceiver<Answer>,
     count: usize,
-) -> Option<Result<Vec<Bytes>, EmbedError>> {
-    let mut vectors = vec![Bytes::new(); count];
+    form: VectorForm,
+) -> Option<Result<Vec<Vec<f32>>, EmbedError>> {
+    let mut vectors = vec![Vec::new(); count];
     for _ in 0..count {
         match answers.recv().await? {
-            (index, Ok(vector)) => vectors[index] = vector,
+            // Read at once: the bytes of a whole batch live as long as one vector of it is not.
+            (index, Ok(raw)) => match form.read(&raw) {
+                Some(vector) => vectors[index] = vector,
+                None => return Some(Err(EmbedError::BadWorkerOutput { index })),
+            },
             (_, Err(error)) => return Some(Err(error)),
         }
     }

@@ -2,6 +2,8 @@
 //!
 //! Label sets are fixed at compile time, so no input can grow them.
 
+pub(crate) mod text;
+
 use std::sync::atomic::{AtomicI64, AtomicU64};
 
 use prometheus_client::encoding::EncodeLabelSet;

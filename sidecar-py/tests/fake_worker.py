@@ -33,6 +33,7 @@ import time
 import zlib
 from array import array
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,11 @@ from akidb_sidecar._connection import SOCKET, Connection
 
 def vector(token_ids: array[int], dimension: int) -> array[float]:
     """Make up a vector: element ``j`` is ``((crc32(ids) * (2 j + 1)) % 2003 - 1001.5) / 1001``."""
-    seed = zlib.crc32(token_ids.tobytes())
+    return _vector(zlib.crc32(token_ids.tobytes()), dimension)
+
+
+@lru_cache(maxsize=1000)
+def _vector(seed: int, dimension: int) -> array[float]:
     return array("f", [((seed * (2 * j + 1)) % 2003 - 1001.5) / 1001 for j in range(dimension)])
 
 

@@ -10,11 +10,18 @@ pub struct LimitFlags {
     #[arg(long, env = "AKIDB_MAX_BODY_BYTES", value_name = "N", default_value = "16777216")]
     pub max_body_bytes: String,
 
-    /// Bytes that all bodies under way may take together, at least --max-body-bytes; then 503
+    /// Bytes that all bodies under way and what is made of them may take together, at least --max-body-bytes; then 503
     ///
     /// Bodies up to 16 KiB are read in any case.
     #[arg(long, env = "AKIDB_MAX_BODIES_BYTES", value_name = "N", default_value = "268435456")]
     pub max_bodies_bytes: String,
+
+    /// Bytes that all answers under way may take together, 1048576 to 1099511627776; then 503
+    ///
+    /// An answer takes 4 bytes for each number, from the time its request is read until the client has taken it. Answers of up
+    /// to 32 KiB are given in any case, and one answer at a time may be larger than that.
+    #[arg(long, env = "AKIDB_MAX_RESPONSE_BYTES", value_name = "N", default_value = "268435456")]
+    pub max_response_bytes: String,
 
     /// How long a client may take to send the head of a request, 10ms to 1h; then it is closed
     #[arg(long, env = "AKIDB_HEADER_TIMEOUT", value_name = "TIME", default_value = "10s")]

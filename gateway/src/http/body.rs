@@ -1,84 +1,47 @@
 //! The body of a request, read within its limits of size, of time, and of the memory that all bodies share.
 
-use std::sync::Arc;
-use std::time::Duration;
-
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Context;
+use super::connection::Progress;
+use super::memory::Share;
 use super::respond::RequestError;
 use crate::error::EmbedError;
 
 /// Bodies up to this length are read whatever the others take.
-const ALWAYS_READ_BYTES: usize = 16 * 1024;
-/// When to try again after the memory for bodies was used up.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
+pub(super) const ALWAYS_READ_BYTES: usize = 16 * 1024;
 
-/// The memory that bodies under way may take together, in bytes.
-#[derive(Debug, Clone)]
-pub(super) struct BodyMemory {
-    bytes: Arc<Semaphore>,
-}
+/// Bytes of the longest pieces in which a body is collected.
+const LARGEST_PIECE_BYTES: usize = 1024 * 1024;
 
-impl BodyMemory {
-    pub(super) fn new(bytes: usize) -> Self {
-        Self { bytes: Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS))) }
-    }
-}
-
-/// A whole body. Its share of the memory is given back when it is dropped.
+/// A whole body, and what it takes of the memory for bodies and what is made of them.
 #[derive(Debug)]
 pub(super) struct Body {
-    bytes: Bytes,
-    share: Share,
-}
-
-impl Body {
-    /// The bytes, and the share of the memory that they and what is made of them take.
-    pub(super) fn into_parts(self) -> (Bytes, Share) {
-        (self.bytes, self.share)
-    }
-}
-
-/// What one body takes of the memory, until it is dropped.
-#[derive(Debug)]
-pub(super) struct Share {
-    memory: BodyMemory,
-    taken: Option<OwnedSemaphorePermit>,
-}
-
-impl Share {
-    /// Takes what is missing to `bytes`.
-    fn grow_to(&mut self, bytes: usize) -> Result<(), RequestError> {
-        if bytes <= ALWAYS_READ_BYTES {
-            return Ok(());
-        }
-        let taken = self.taken.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-        let more = u32::try_from(bytes.saturating_sub(taken)).unwrap_or(u32::MAX);
-        let more = Arc::clone(&self.memory.bytes)
-            .try_acquire_many_owned(more)
-            .map_err(|_used_up| EmbedError::Overloaded { retry_after: RETRY_AFTER })?;
-        match &mut self.taken {
-            Some(taken) => taken.merge(more),
-            taken => *taken = Some(more),
-        }
-        Ok(())
-    }
+    pub(super) bytes: Bytes,
+    pub(super) share: Share,
 }
 
 /// The body of a request, which a handler may read.
 pub(super) struct RequestBody {
     incoming: Incoming,
     is_read: bool,
+    progress: Progress,
 }
 
 impl RequestBody {
-    pub(super) fn new(incoming: Incoming) -> Self {
-        let is_read = incoming.is_end_stream();
-        Self { incoming, is_read }
+    pub(super) fn new(incoming: Incoming, progress: Progress) -> Self {
+        let mut body = Self { is_read: false, incoming, progress };
+        if body.incoming.is_end_stream() {
+            body.has_ended();
+        }
+        body
+    }
+
+    fn has_ended(&mut self) {
+        self.is_read = true;
+        self.progress.request_read();
     }
 
     /// Whether nothing of it is left to be read.
@@ -103,8 +66,8 @@ impl RequestBody {
         let limit_bytes = context.config.max_body_bytes;
         let announced = self.incoming.size_hint().exact();
         let most_bytes = announced.and_then(|length| usize::try_from(length).ok()).unwrap_or(limit_bytes);
-        let mut share = Share { memory: context.body_memory.clone(), taken: None };
-        let mut bytes = Vec::new();
+        let mut share = context.bodies.share();
+        let mut pieces = Pieces::default();
         while let Some(frame) = self.incoming.frame().await {
             // What is no data is trailers, which say nothing here.
             let Ok(data) = frame.map_err(|_broken| RequestError::BodyIncomplete)?.into_data() else {
@@ -112,24 +75,68 @@ impl RequestBody {
             };
             if announced == Some(data.len() as u64) {
                 // All in one piece: no need to copy it.
-                share.grow_to(data.len())?;
-                self.is_read = true;
+                share.resize(data.len())?;
+                self.has_ended();
                 return Ok(Body { bytes: data, share });
             }
-            let length = bytes.len() + data.len();
-            if length > limit_bytes {
+            if pieces.length + data.len() > limit_bytes {
                 return Err(RequestError::BodyTooLarge { limit_bytes });
             }
-            if length > bytes.capacity() {
-                // Chunks of one byte each would take a hundred times their length if they were kept as they come.
-                let capacity = (2 * bytes.capacity()).max(ALWAYS_READ_BYTES).min(most_bytes).max(length);
-                share.grow_to(capacity)?;
-                bytes.reserve_exact(capacity - bytes.len());
-            }
-            bytes.extend_from_slice(&data);
+            pieces.push(&data, most_bytes, |capacity| share.resize(capacity))?;
         }
-        self.is_read = true;
-        Ok(Body { bytes: bytes.into(), share })
+        self.has_ended();
+        Ok(Body { bytes: pieces.join(), share })
+    }
+}
+
+/// A body as it arrives. In pieces, because memory that grows in one has to be there twice, and one for each chunk would
+/// take a hundred times the length of chunks of one byte.
+#[derive(Debug, Default)]
+struct Pieces {
+    pieces: Vec<Vec<u8>>,
+    length: usize,
+    capacity: usize,
+}
+
+impl Pieces {
+    /// Appends bytes; `reserve` is asked for the memory of all pieces together. There will be at most `most_bytes`, as far
+    /// as is known.
+    fn push<E>(
+        &mut self,
+        mut data: &[u8],
+        most_bytes: usize,
+        mut reserve: impl FnMut(usize) -> Result<(), E>,
+    ) -> Result<(), E> {
+        while !data.is_empty() {
+            if self.capacity == self.length {
+                // Twice what there is, up to a size of which there are never many.
+                let wanted = self.length.clamp(ALWAYS_READ_BYTES, LARGEST_PIECE_BYTES);
+                let piece = wanted.min(most_bytes.saturating_sub(self.length)).max(1);
+                reserve(self.capacity + piece)?;
+                self.capacity += piece;
+                self.pieces.push(Vec::with_capacity(piece));
+            }
+            let (now, later) = data.split_at(data.len().min(self.capacity - self.length));
+            self.pieces
+                .last_mut()
+                .expect("there is room in the last piece: this is a bug")
+                .extend_from_slice(now);
+            self.length += now.len();
+            data = later;
+        }
+        Ok(())
+    }
+
+    /// All bytes, in one piece.
+    fn join(mut self) -> Bytes {
+        if self.pieces.len() <= 1 {
+            return self.pieces.pop().unwrap_or_default().into();
+        }
+        let mut bytes = Vec::with_capacity(self.length);
+        for piece in self.pieces {
+            bytes.extend_from_slice(&piece);
+        }
+        bytes.into()
     }
 }
 
@@ -137,30 +144,27 @@ impl RequestBody {
 mod tests {
     use super::*;
 
-    fn share(memory: &BodyMemory) -> Share {
-        Share { memory: memory.clone(), taken: None }
-    }
-
     #[test]
-    fn small_bodies_are_read_when_the_memory_is_used_up_and_large_ones_are_refused() {
-        let memory = BodyMemory::new(100_000);
-        let mut large = share(&memory);
-        large.grow_to(60_000).unwrap();
-        large.grow_to(90_000).unwrap();
-        assert_eq!(memory.bytes.available_permits(), 10_000);
-        share(&memory).grow_to(ALWAYS_READ_BYTES).unwrap();
-        let refused = share(&memory).grow_to(ALWAYS_READ_BYTES + 1).unwrap_err();
-        assert!(matches!(refused, RequestError::Embed(EmbedError::Overloaded { .. })), "{refused:?}");
-    }
-
-    #[test]
-    fn a_body_that_is_dropped_or_refused_gives_its_memory_back() {
-        let memory = BodyMemory::new(100_000);
-        let mut refused = share(&memory);
-        refused.grow_to(90_000).unwrap();
-        refused.grow_to(200_000).unwrap_err();
-        drop(refused);
-        assert_eq!(memory.bytes.available_permits(), 100_000);
-        share(&memory).grow_to(100_000).unwrap();
+    fn pieces_hold_what_was_pushed_and_reserve_little_more() {
+        let bytes: Vec<u8> = (0..3_000_000_u32).map(|number| number.to_le_bytes()[0]).collect();
+        for (chunk, most_bytes) in
+            [(1, 16 << 20), (1000, 16 << 20), (70_000, 3_000_000), (3_000_000, 16 << 20)]
+        {
+            let (mut pieces, mut reserved) = (Pieces::default(), 0);
+            for data in bytes.chunks(chunk) {
+                let reserve = |capacity| {
+                    reserved = capacity;
+                    Ok::<_, ()>(())
+                };
+                pieces.push(data, most_bytes, reserve).unwrap();
+                assert!(reserved >= pieces.length && reserved <= (2 * pieces.length).max(ALWAYS_READ_BYTES));
+            }
+            assert!(reserved <= bytes.len() + LARGEST_PIECE_BYTES && reserved <= most_bytes);
+            assert!(pieces.pieces.len() < 12, "{}", pieces.pieces.len());
+            assert_eq!(pieces.join(), bytes);
+        }
+        let mut pieces = Pieces::default();
+        assert_eq!(pieces.push(b"a", 10, |_| Err("full")), Err("full"));
+        assert_eq!(Pieces::default().join(), Bytes::new());
     }
 }

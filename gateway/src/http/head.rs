@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use hyper::HeaderMap;
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
 
 use super::respond::RequestError;
 use crate::manager::shorten;
@@ -11,6 +12,8 @@ use crate::manager::shorten;
 pub(super) const REQUEST_ID: &str = "x-request-id";
 /// Carries the time a client gives a request.
 const REQUEST_TIMEOUT: &str = "x-request-timeout-ms";
+/// Character sets that are UTF-8, or a part of it.
+const UTF_8_NAMES: [&str; 4] = ["utf-8", "utf8", "us-ascii", "ascii"];
 /// Longest id that is taken over from a client.
 const LONGEST_ID: usize = 128;
 /// Longest header name that is looked for, colon included.
@@ -52,6 +55,25 @@ pub(super) fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, RequestEr
             value: shorten(&String::from_utf8_lossy(value.as_bytes())),
             wanted: "one whole number of milliseconds, at least 1",
         }),
+    }
+}
+
+/// Refuses a body that is compressed, or in a character set that is not UTF-8: JSON is sent in no other.
+pub(super) fn check_encoding(headers: &HeaderMap) -> Result<(), RequestError> {
+    let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    let codings: Vec<String> = headers.get_all(CONTENT_ENCODING).iter().map(text).collect();
+    let codings = codings.iter().flat_map(|codings| codings.split(',')).map(str::trim);
+    let mut foreign = codings.filter(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case("identity"));
+    let types: Vec<String> = headers.get_all(CONTENT_TYPE).iter().map(text).collect();
+    let parameters =
+        types.iter().flat_map(|kind| kind.split(';').skip(1)).filter_map(|part| part.split_once('='));
+    let mut charsets = parameters
+        .filter(|(name, _)| name.trim().eq_ignore_ascii_case("charset"))
+        .map(|(_, value)| value.trim().trim_matches('"'));
+    let is_foreign = |charset: &&str| !UTF_8_NAMES.iter().any(|name| charset.eq_ignore_ascii_case(name));
+    match foreign.next().or_else(|| charsets.find(is_foreign)) {
+        Some(encoding) => Err(RequestError::UnsupportedEncoding { encoding: shorten(encoding) }),
+        None => Ok(()),
     }
 }
 
@@ -107,8 +129,6 @@ impl LengthScan {
 
 #[cfg(test)]
 mod tests {
-    use hyper::header::HeaderValue;
-
     use super::*;
 
     fn headers(name: &'static str, value: &[u8]) -> HeaderMap {
@@ -142,6 +162,43 @@ mod tests {
         let mut two = headers(REQUEST_TIMEOUT, b"5");
         two.append(REQUEST_TIMEOUT, HeaderValue::from_static("6"));
         assert!(timeout(&two).is_err());
+    }
+
+    #[test]
+    fn a_body_is_neither_compressed_nor_in_another_character_set() {
+        for (name, value, refused) in [
+            ("content-encoding", "", None),
+            ("content-encoding", "identity", None),
+            ("content-encoding", "Identity, identity", None),
+            ("content-encoding", "gzip", Some("gzip")),
+            ("content-encoding", "GZIP", Some("GZIP")),
+            ("content-encoding", "identity, br", Some("br")),
+            ("content-encoding", "deflate,", Some("deflate")),
+            ("content-encoding", "zstd", Some("zstd")),
+            ("content-encoding", "x-gzip", Some("x-gzip")),
+            ("content-encoding", "aws-chunked", Some("aws-chunked")),
+            ("content-type", "application/json", None),
+            ("content-type", "application/x-www-form-urlencoded", None),
+            ("content-type", "application/json; charset=UTF-8", None),
+            ("content-type", "application/json;charset=\"utf-8\"", None),
+            ("content-type", "text/plain; Charset = us-ascii", None),
+            ("content-type", "multipart/form-data; boundary=x", None),
+            ("content-type", "application/json; charset=utf-16", Some("utf-16")),
+            ("content-type", "application/json; boundary=x; CHARSET=\"Shift_JIS\"", Some("Shift_JIS")),
+            ("content-type", "application/json; charset=utf-7", Some("utf-7")),
+            ("content-type", "application/json; charset=koi8-r", Some("koi8-r")),
+        ] {
+            let outcome = check_encoding(&headers(name, value.as_bytes()));
+            let named = match outcome {
+                Ok(()) => None,
+                Err(RequestError::UnsupportedEncoding { encoding }) => Some(encoding),
+                Err(error) => panic!("{error}"),
+            };
+            assert_eq!(named.as_deref(), refused, "{name}: {value}");
+        }
+        let mut two = headers("content-encoding", b"identity");
+        two.append(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        assert!(check_encoding(&two).is_err());
     }
 
     fn found_both(head: &str) -> bool {

@@ -1,12 +1,14 @@
 //! What operators ask: `/health`, `/livez`, `/readyz`, `/metrics`.
 
 use bytes::Bytes;
-use http_body_util::Full;
-use hyper::{Response, StatusCode};
+use hyper::{HeaderMap, Response, StatusCode};
 use serde::Serialize;
 
+use super::accept::MetricsForm;
+use super::content::Content;
 use super::respond;
 use crate::manager::{EmbeddingManager, WorkerInfo};
+use crate::metrics::text;
 use crate::supervisor::WorkerState;
 
 #[derive(Serialize)]
@@ -42,7 +44,7 @@ struct Readiness {
 }
 
 /// 200 with at least one ready worker, else 503; the body is the same.
-pub(super) fn health(manager: &EmbeddingManager) -> Response<Full<Bytes>> {
+pub(super) fn health(manager: &EmbeddingManager) -> Response<Content> {
     let workers = manager.workers();
     let ready = workers.iter().filter(|worker| worker.state == WorkerState::Ready).count();
     let (code, status) = match ready {
@@ -77,19 +79,23 @@ pub(super) fn health(manager: &EmbeddingManager) -> Response<Full<Bytes>> {
 }
 
 /// 200 for as long as the process answers at all.
-pub(super) fn live() -> Response<Full<Bytes>> {
-    respond::content(StatusCode::OK, "text/plain; charset=utf-8", "ok\n")
+pub(super) fn live() -> Response<Content> {
+    respond::content(StatusCode::OK, "text/plain; charset=utf-8", Content::Whole(Bytes::from_static(b"ok\n")))
 }
 
 /// 200 when a request sent now would be computed, else 503 with the reason.
-pub(super) fn ready(manager: &EmbeddingManager) -> Response<Full<Bytes>> {
+pub(super) fn ready(manager: &EmbeddingManager) -> Response<Content> {
     let reason = if manager.is_draining() { Some("draining".to_owned()) } else { manager.not_ready_reason() };
     let code = if reason.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     respond::json(code, &Readiness { ready: reason.is_none(), reason })
 }
 
-/// Everything that Prometheus can read.
-pub(super) fn metrics(manager: &EmbeddingManager) -> Response<Full<Bytes>> {
-    let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    respond::content(StatusCode::OK, content_type, manager.metrics_text())
+/// Everything that Prometheus can read, in the form that it asks for.
+pub(super) fn metrics(manager: &EmbeddingManager, headers: &HeaderMap) -> Response<Content> {
+    let form = MetricsForm::wanted(headers);
+    let text = match form {
+        MetricsForm::OpenMetrics => manager.metrics_text(),
+        MetricsForm::Text => text::from_open_metrics(&manager.metrics_text()),
+    };
+    respond::content(StatusCode::OK, form.content_type(), Content::Whole(text.into()))
 }

@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::Full;
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::header::{ACCEPT_ENCODING, ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 use serde::Serialize;
 
+use super::content::Content;
 use super::head::{REQUEST_ID, RequestId};
 use crate::error::EmbedError;
 
@@ -35,6 +34,8 @@ pub(crate) enum RequestError {
     NotFound,
     #[error("this path takes {allowed} requests only")]
     MethodNotAllowed { allowed: &'static str },
+    #[error("the body is encoded as `{encoding}`: send it as plain UTF-8, without Content-Encoding")]
+    UnsupportedEncoding { encoding: String },
     #[error("the body is longer than {limit_bytes} bytes: send the texts in several requests")]
     BodyTooLarge { limit_bytes: usize },
     #[error("the body did not arrive in time")]
@@ -70,6 +71,9 @@ fn classify(error: &RequestError) -> (StatusCode, Kind, &'static str) {
         RequestError::NotFound => (StatusCode::NOT_FOUND, Kind::Input, "not_found"),
         RequestError::MethodNotAllowed { .. } => {
             (StatusCode::METHOD_NOT_ALLOWED, Kind::Input, "method_not_allowed")
+        }
+        RequestError::UnsupportedEncoding { .. } => {
+            (StatusCode::UNSUPPORTED_MEDIA_TYPE, Kind::Input, "unsupported_encoding")
         }
         RequestError::BodyTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, Kind::Input, "body_too_large"),
         RequestError::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, Kind::Input, "body_timeout"),
@@ -132,7 +136,7 @@ struct ErrorDetail<'a> {
 }
 
 /// The answer to a request that failed.
-pub(super) fn error(error: &RequestError, id: &RequestId) -> Response<Full<Bytes>> {
+pub(super) fn error(error: &RequestError, id: &RequestId) -> Response<Content> {
     let (status, kind, code) = classify(error);
     let r#type = match kind {
         Kind::Input => "invalid_request_error",
@@ -147,6 +151,9 @@ pub(super) fn error(error: &RequestError, id: &RequestId) -> Response<Full<Bytes
     {
         response.headers_mut().insert(RETRY_AFTER, retry_after(wait).into());
     }
+    if let RequestError::UnsupportedEncoding { .. } = error {
+        response.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    }
     if let RequestError::MethodNotAllowed { allowed } = error {
         response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
     }
@@ -160,25 +167,21 @@ fn retry_after(wait: Duration) -> u64 {
 }
 
 /// A JSON answer.
-pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Response<Full<Bytes>> {
+pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Response<Content> {
     let bytes = serde_json::to_vec(body).expect("our own answers are valid JSON: this is a bug");
-    content(status, JSON, bytes)
+    content(status, JSON, Content::Whole(bytes.into()))
 }
 
 /// An answer of any type.
-pub(super) fn content(
-    status: StatusCode,
-    content_type: &'static str,
-    bytes: impl Into<Bytes>,
-) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(bytes.into()));
+pub(super) fn content(status: StatusCode, content_type: &'static str, content: Content) -> Response<Content> {
+    let mut response = Response::new(content);
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }
 
 /// Writes the request id into the answer's head.
-pub(super) fn identify(response: &mut Response<Full<Bytes>>, id: &RequestId) {
+pub(super) fn identify(response: &mut Response<Content>, id: &RequestId) {
     if let Ok(value) = HeaderValue::from_str(id.as_str()) {
         response.headers_mut().insert(REQUEST_ID, value);
     }

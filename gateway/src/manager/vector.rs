@@ -1,9 +1,5 @@
 //! From the bytes of a worker's answer to the vector that was asked for.
 
-use bytes::Bytes;
-
-use crate::error::EmbedError;
-
 /// What a request wants its vectors to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct VectorForm {
@@ -14,15 +10,8 @@ pub(super) struct VectorForm {
 }
 
 impl VectorForm {
-    /// Reads the vectors of a request. The part that stays of one may be all zero: that is no vector of the text.
-    pub(super) fn read_all(self, raw_vectors: &[Bytes]) -> Result<Vec<Vec<f32>>, EmbedError> {
-        let read =
-            |(index, raw): (usize, &Bytes)| self.read(raw).ok_or(EmbedError::BadWorkerOutput { index });
-        raw_vectors.iter().enumerate().map(read).collect()
-    }
-
-    /// Reads little-endian `f32`; `None` when all are zero.
-    fn read(self, raw: &[u8]) -> Option<Vec<f32>> {
+    /// Reads little-endian `f32`. `None` when the part that stays is all zero: that is no vector of the text.
+    pub(super) fn read(self, raw: &[u8]) -> Option<Vec<f32>> {
         let numbers = raw.as_chunks::<4>().0.iter().take(self.dimension);
         let mut vector: Vec<f32> = numbers.map(|bytes| f32::from_le_bytes(*bytes)).collect();
         let length = vector.iter().map(|number| f64::from(*number).powi(2)).sum::<f64>().sqrt();
@@ -64,8 +53,5 @@ mod tests {
         for normalize in [true, false] {
             assert_eq!(read(&[0.0, -0.0, 1.0], 2, normalize), None);
         }
-        let raw = [Bytes::from_static(&[0, 0, 128, 63]), Bytes::from_static(&[0; 4])];
-        let form = VectorForm { dimension: 1, normalize: true };
-        assert_eq!(form.read_all(&raw), Err(EmbedError::BadWorkerOutput { index: 1 }));
     }
 }

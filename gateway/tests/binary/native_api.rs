@@ -20,7 +20,7 @@ fn an_answer_has_a_vector_per_text_in_order_with_true_token_counts() {
     // Two special tokens a text.
     assert_eq!(json["usage"]["total_tokens"], 3 + 4 + 3);
     assert_eq!(json["usage"]["truncated"], 0);
-    assert!(json["usage"]["duration_ms"].as_f64().unwrap() > 0.0);
+    assert!(json["usage"]["duration_ms"].as_u64().unwrap() > 0, "{json}");
     let vectors = answer.vectors();
     assert_eq!(vectors.len(), 3);
     assert_eq!(vectors[0], vectors[2]);
@@ -76,13 +76,15 @@ fn row_23_bad_json_is_refused_with_a_stable_code() {
         ("{", "invalid_json", "JSON"),
         ("texts=a", "invalid_json", "JSON"),
         (r#"{"texts":[NaN]}"#, "invalid_json", "JSON"),
-        (r#"{"texts":["\ud800"]}"#, "invalid_json", "JSON"),
+        (r#"{"texts":["\ud800"]}"#, "invalid_json", "text 0: "),
+        (r#"{"texts":["a","\ud800 b"]}"#, "invalid_json", "text 1: "),
+        ("\u{feff}", "invalid_json", "JSON"),
         ("{}", "invalid_request", "texts"),
         ("[]", "invalid_request", "form"),
         (r#"[["a"],null,null,null]"#, "invalid_request", "array"),
         (r#"{"texts":"a"}"#, "invalid_request", "string"),
-        (r#"{"texts":[1]}"#, "invalid_request", "integer"),
-        (r#"{"texts":["a",null]}"#, "invalid_request", "null"),
+        (r#"{"texts":[1]}"#, "invalid_request", "text 0: invalid type: integer"),
+        (r#"{"texts":["a",null]}"#, "invalid_request", "text 1: invalid type: null"),
         (r#"{"texts":["a"],"pooling":"max"}"#, "invalid_request", "max"),
         (r#"{"texts":["a"],"normalize":"yes"}"#, "invalid_request", "boolean"),
         (r#"{"texts":["a"],"model":"other"}"#, "model_not_served", "`fake`"),
@@ -93,7 +95,7 @@ fn row_23_bad_json_is_refused_with_a_stable_code() {
     let long_name = json!({"texts": ["a"], "model": "m".repeat(1_000_000)}).to_string();
     let answer = gateway.post("/api/v1/embed", &long_name);
     assert!(answer.status == 400 && answer.text.len() < 1000, "{} bytes", answer.text.len());
-    assert_eq!(gateway.metric("akidb_embedding_requests_total{status=\"error\"}"), 17.0);
+    assert_eq!(gateway.metric("akidb_embedding_requests_total{status=\"error\"}"), 19.0);
     assert_eq!(gateway.embed(&["a"]).status, 200);
     assert_eq!(gateway.metric("akidb_embedding_queue_depth"), 0.0);
     assert_eq!(gateway.health()["workers"][0]["restarts"], 0);
@@ -117,6 +119,36 @@ fn row_25_many_texts_are_served_and_too_many_refused() {
     assert_eq!(gateway.post("/api/v1/embed", &most).vectors(), vec![support::fake_vector("a"); 2048]);
     let too_many = json!({"texts": vec!["a"; 2049]}).to_string();
     assert_eq!(gateway.post("/api/v1/embed", &too_many).code(), (413, "too_many_texts".to_owned()));
+}
+
+#[test]
+fn a_body_in_another_encoding_is_refused_with_its_name_and_a_mark_of_utf_8_is_skipped() {
+    let gateway = Gateway::fake(&["--workers", "1"]);
+    let body = r#"{"texts":["a"]}"#;
+    let marked = format!("\u{feff}{body}");
+    assert_eq!(gateway.post("/api/v1/embed", &marked).vectors(), [support::fake_vector("a")]);
+    let wide: Vec<u8> = marked.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let head = |lines: &str, length: usize| {
+        format!(
+            "POST /api/v1/embed HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{lines}content-length: {length}\r\n\r\n"
+        )
+    };
+    let answer = raw(&gateway, &[head("", wide.len()).as_bytes(), &wide].concat());
+    assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("UTF-16"), "{answer}");
+    for (line, name) in [
+        ("content-encoding: gzip\r\n", "`gzip`"),
+        ("content-encoding: identity\r\ncontent-encoding: Deflate\r\n", "`Deflate`"),
+        ("content-encoding: identity, zstd\r\n", "`zstd`"),
+        ("content-type: application/json; charset=utf-16\r\n", "`utf-16`"),
+    ] {
+        // Refused before the body is there.
+        let answer = raw(&gateway, head(line, 1000).as_bytes());
+        assert!(answer.starts_with("HTTP/1.1 415 ") && answer.contains("unsupported_encoding"), "{answer}");
+        assert!(answer.contains(name) && answer.contains("\r\naccept-encoding: identity\r\n"), "{answer}");
+    }
+    let plain =
+        head("content-encoding: Identity\r\ncontent-type: application/json; charset=\"UTF-8\"\r\n", 15);
+    assert!(raw(&gateway, (plain + body).as_bytes()).starts_with("HTTP/1.1 200 "));
 }
 
 #[test]

@@ -1,5 +1,8 @@
 //! `/health`, `/livez`, `/readyz` and `/metrics` say what is so.
 
+use std::io::Write;
+use std::process::{Command, Stdio};
+
 use nix::sys::signal::Signal;
 use serde_json::json;
 
@@ -85,8 +88,7 @@ fn metrics_have_the_names_and_buckets_that_dashboards_read() {
     assert_eq!(gateway.embed(&[]).status, 400);
     let answer = gateway.get("/metrics");
     assert_eq!(answer.status, 200);
-    assert!(answer.header("content-type").unwrap().starts_with("application/openmetrics-text"));
-    assert!(answer.text.ends_with("# EOF\n"));
+    assert!(answer.header("content-type").unwrap().starts_with("text/plain; version=0.0.4"));
     let buckets = |name: &str| {
         let prefix = format!("{name}_bucket{{le=\"");
         let bounds = answer.text.lines().filter_map(|line| line.strip_prefix(&prefix)?.split('"').next());
@@ -107,6 +109,54 @@ fn metrics_have_the_names_and_buckets_that_dashboards_read() {
     assert_eq!(gateway.metric("akidb_embedding_queue_depth"), 0.0);
     assert_eq!(gateway.metric("akidb_workers_ready"), 1.0);
     assert!(answer.text.contains("akidb_build_info{version=\""), "{}", answer.text);
+}
+
+/// What Python's client library finds in metrics: a line for each sample, and for each family its type.
+fn read_with_python(parser: &str, text: &str) -> Vec<String> {
+    let program = format!(
+        "import sys\nfrom {parser} import text_string_to_metric_families as read\nfor family in read(sys.stdin.read()):\n    \
+         print(family.name, family.type, bool(family.documentation))\n    for sample in family.samples: print(sample.name, sorted(sample.labels.items()))"
+    );
+    let mut python = Command::new(support::python());
+    python.args(["-c", &program]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut python = python.spawn().unwrap();
+    python.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let output = python.wait_with_output().unwrap();
+    assert!(output.status.success(), "{parser} cannot read {text}");
+    String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn metrics_come_in_the_form_that_the_scraper_accepts_and_say_the_same_in_both() {
+    let gateway = Gateway::fake(&["--workers", "2"]);
+    gateway.wait_until_ready();
+    assert_eq!(gateway.embed(&["a", "b", "c"]).status, 200);
+    assert_eq!(gateway.embed(&[]).status, 400);
+    let read = |accept: &str, content_type: &str, parser: &str| {
+        let answer = gateway.get_with("/metrics", ("accept", accept));
+        assert_eq!(answer.header("content-type"), Some(content_type), "{accept}");
+        (read_with_python(parser, &answer.text), answer.text)
+    };
+    let open = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    let (open_samples, open_text) = read(
+        "application/openmetrics-text;version=1.0.0,*/*;q=0.1",
+        open,
+        "prometheus_client.openmetrics.parser",
+    );
+    assert!(open_text.ends_with("# EOF\n"));
+    let text = "text/plain; version=0.0.4; charset=utf-8";
+    let (text_samples, plain_text) = read("text/plain;version=0.0.4", text, "prometheus_client.parser");
+    assert!(!plain_text.contains("# EOF") && !plain_text.contains("# UNIT"), "{plain_text}");
+    assert!(plain_text.contains("# TYPE akidb_embedding_requests_total counter\n"), "{plain_text}");
+    // Python takes `_total` off a counter's name itself; version 0.0.4 has no `info`.
+    let as_in_text =
+        open_samples.iter().map(|line| line.replace("akidb_build info", "akidb_build_info gauge"));
+    let (mut expected, mut found) = (as_in_text.collect::<Vec<_>>(), text_samples);
+    expected.sort_unstable();
+    found.sort_unstable();
+    assert_eq!(found, expected);
+    assert!(found.iter().any(|line| line == "akidb_embedding_requests counter True"), "{found:?}");
+    assert!(found.len() > 100, "{found:?}");
 }
 
 #[test]

@@ -205,6 +205,11 @@ impl Gateway {
         request.send(body).ok().map(|response| Answer::of(Ok(response)))
     }
 
+    /// Like [`Self::get`], with one more header.
+    pub fn get_with(&self, path: &str, (name, value): (&str, &str)) -> Answer {
+        Answer::of(agent().get(format!("http://{}{path}", self.address)).header(name, value).call())
+    }
+
     /// Like [`Self::post`], with one more header.
     pub fn post_with(&self, path: &str, (name, value): (&str, &str), body: &str) -> Answer {
         let request = agent().post(format!("http://{}{path}", self.address)).header(name, value);

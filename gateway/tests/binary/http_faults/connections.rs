@@ -173,7 +173,7 @@ fn row_28_used_up_descriptors_pause_the_gateway_for_less_than_a_second_and_are_l
         .map(|_| Client::sending(&gateway, "GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n"))
         .collect();
     gateway.logged("connections cannot be accepted", |line| line["level"] == "WARN");
-    // The accept loop tries again ten times a second.
+    // The accept loop tries again fifty times a second.
     std::thread::sleep(Duration::from_millis(500));
     drop(clients);
     is_served_soon(&gateway);
