@@ -118,7 +118,7 @@ def test_damaged_weights_are_fatal(
     ("config", "code", "reason"),
     [
         ({"model_type": "gpt2"}, "unsupported_model", "`gpt2`"),
-        ({}, "unsupported_model", "`None`"),
+        ({}, "unsupported_model", "`null`"),
         ({"model_type": "../bert"}, "unsupported_model", "`../bert`"),
         ([], "bad_model", "not a JSON object"),
     ],
