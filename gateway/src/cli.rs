@@ -121,7 +121,8 @@ pub struct ServeFlags {
 
     /// Tokens in one batch, 1 to 131072, or `auto`. One text always fits, however long
     ///
-    /// `auto` is what a worker computes in about 100 ms, by the speed of its warm-up.
+    /// `auto` is what a worker computes in about 100 ms, by the speed of its warm-up. Either is less where a worker would take
+    /// more than an eighth of --request-timeout for it.
     #[arg(
         long,
         env = "AKIDB_MAX_BATCH_TOKENS",

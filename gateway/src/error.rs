@@ -126,6 +126,17 @@ pub enum EmbedError {
         /// Time until what is queued now is computed.
         retry_after: Duration,
     },
+    /// The request is too large for its time limit, even for an idle machine.
+    #[error(
+        "the request needs about {} s of this machine and may take {} s: send fewer or shorter texts at a time, or allow more time",
+        tenths(*.needed), .limit.as_secs_f64()
+    )]
+    DeadlineTooShort {
+        /// Time that the request takes when nothing else is to be done.
+        needed: Duration,
+        /// Time that it may take.
+        limit: Duration,
+    },
     /// Workers died under this request more often than it may be tried, or none came back in time.
     #[error("the worker that computed this request was lost: send the request again")]
     WorkerLost,
@@ -155,6 +166,11 @@ pub enum EmbedError {
     /// A bug in the gateway.
     #[error("internal error: please report it with the request id")]
     Internal,
+}
+
+/// Seconds, rounded up to tenths.
+fn tenths(time: Duration) -> f64 {
+    (time.as_secs_f64() * 10.0).ceil() / 10.0
 }
 
 /// A range, for people.

@@ -28,7 +28,7 @@ pub(crate) struct Job {
     /// Its place in the queue, until a worker has the text.
     pub(crate) place: Option<Place>,
     /// Its part of the work that was admitted and is not done.
-    pub(crate) _share: Share,
+    pub(crate) share: Share,
     /// How many workers were lost while they computed it.
     pub(crate) lost_workers: u8,
     /// Set when its vector could not be right.
@@ -50,8 +50,11 @@ impl Job {
 
     /// Answers the job, which ends it.
     pub(crate) fn answer(self, result: Result<Bytes, EmbedError>) {
+        let Self { reply, share, .. } = self;
+        // First: whoever reads the answer and sends the next request must not find this one in the backlog.
+        drop(share);
         // Nobody listens when the client has gone.
-        let _ = self.reply.sender.send((self.reply.index, result));
+        let _ = reply.sender.send((reply.index, result));
     }
 }
 
@@ -100,33 +103,70 @@ pub(crate) struct Reply {
     pub(crate) worker_lost: Arc<AtomicBool>,
 }
 
-/// Work that was admitted and is neither answered nor given up, in tokens.
-#[derive(Debug, Default)]
-pub(crate) struct Backlog(AtomicUsize);
+/// Work that was admitted and is neither answered nor given up, in tokens. Admission is decided by these numbers; the
+/// metrics only follow them.
+#[derive(Debug)]
+pub(crate) struct Backlog {
+    outstanding: AtomicUsize,
+    queued: AtomicUsize,
+    metrics: Arc<Metrics>,
+}
 
 impl Backlog {
-    /// Tokens now.
-    pub(crate) fn tokens(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
+    /// Nothing.
+    pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
+        Self { outstanding: AtomicUsize::new(0), queued: AtomicUsize::new(0), metrics }
     }
 
-    /// Adds a text of so many tokens.
-    pub(crate) fn add(self: &Arc<Self>, tokens: usize) -> Share {
-        self.0.fetch_add(tokens, Ordering::Relaxed);
-        Share { tokens, backlog: Arc::clone(self) }
+    /// Tokens now, queued and at workers.
+    pub(crate) fn tokens(&self) -> usize {
+        self.outstanding.load(Ordering::Relaxed)
+    }
+
+    /// Tokens that no worker has yet.
+    pub(crate) fn queued_tokens(&self) -> usize {
+        self.queued.load(Ordering::Relaxed)
+    }
+
+    /// Adds a request of so many tokens if `may_join` agrees to the tokens before it. No two requests are judged by the
+    /// same number.
+    pub(crate) fn join<E>(
+        self: &Arc<Self>,
+        tokens: usize,
+        may_join: impl Fn(usize) -> Result<(), E>,
+    ) -> Result<Share, E> {
+        let mut before = self.tokens();
+        loop {
+            may_join(before)?;
+            let after = before.saturating_add(tokens);
+            match self.outstanding.compare_exchange_weak(before, after, Ordering::Relaxed, Ordering::Relaxed)
+            {
+                Ok(_) => return Ok(Share { tokens, backlog: Arc::clone(self) }),
+                Err(now) => before = now,
+            }
+        }
     }
 }
 
-/// A text's part of the [`Backlog`], until it is dropped.
+/// A part of the [`Backlog`], until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Share {
     tokens: usize,
     backlog: Arc<Backlog>,
 }
 
+impl Share {
+    /// Takes the part of one text out of its request's.
+    pub(crate) fn split(&mut self, tokens: usize) -> Self {
+        let tokens = tokens.min(self.tokens);
+        self.tokens -= tokens;
+        Self { tokens, backlog: Arc::clone(&self.backlog) }
+    }
+}
+
 impl Drop for Share {
     fn drop(&mut self) {
-        self.backlog.0.fetch_sub(self.tokens, Ordering::Relaxed);
+        self.backlog.outstanding.fetch_sub(self.tokens, Ordering::Relaxed);
     }
 }
 
@@ -141,7 +181,8 @@ pub(crate) struct Place {
 
 impl Place {
     pub(crate) fn new(request: &Arc<QueueEntry>, tokens: usize, deadline: Instant) -> Self {
-        request.metrics.queue_tokens.inc_by(in_gauge(tokens));
+        request.backlog.queued.fetch_add(tokens, Ordering::Relaxed);
+        request.backlog.metrics.queue_tokens.inc_by(in_gauge(tokens));
         Self { tokens, deadline, is_dispatched: false, request: Arc::clone(request) }
     }
 
@@ -154,9 +195,11 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.request.metrics.queue_tokens.dec_by(in_gauge(self.tokens));
+        let backlog = &self.request.backlog;
+        backlog.queued.fetch_sub(self.tokens, Ordering::Relaxed);
+        backlog.metrics.queue_tokens.dec_by(in_gauge(self.tokens));
         if !self.is_dispatched && Instant::now() >= self.deadline {
-            self.request.metrics.expired_texts.inc();
+            backlog.metrics.expired_texts.inc();
         }
     }
 }
@@ -167,26 +210,30 @@ impl Drop for Place {
 pub(crate) struct QueueEntry {
     admitted: Instant,
     waited: AtomicBool,
-    metrics: Arc<Metrics>,
+    backlog: Arc<Backlog>,
 }
 
 impl QueueEntry {
-    pub(crate) fn new(metrics: Arc<Metrics>) -> Arc<Self> {
-        metrics.queue_depth.inc();
-        Arc::new(Self { admitted: Instant::now(), waited: AtomicBool::new(false), metrics })
+    pub(crate) fn new(backlog: &Arc<Backlog>) -> Arc<Self> {
+        backlog.metrics.queue_depth.inc();
+        Arc::new(Self {
+            admitted: Instant::now(),
+            waited: AtomicBool::new(false),
+            backlog: Arc::clone(backlog),
+        })
     }
 
     /// Notes that a batch with one of the request's texts has a permit.
     fn has_permit(&self) {
         if !self.waited.swap(true, Ordering::Relaxed) {
-            self.metrics.gil_wait_seconds.observe(self.admitted.elapsed().as_secs_f64());
+            self.backlog.metrics.gil_wait_seconds.observe(self.admitted.elapsed().as_secs_f64());
         }
     }
 }
 
 impl Drop for QueueEntry {
     fn drop(&mut self) {
-        self.metrics.queue_depth.dec();
+        self.backlog.metrics.queue_depth.dec();
     }
 }
 

@@ -12,6 +12,13 @@ const MOST_DEFAULT_WORKERS: usize = 4;
 /// Bytes that wait in the system for room on a client's side.
 #[cfg(target_os = "linux")]
 const MOST_UNSENT_BYTES: u32 = 64 * 1024;
+/// Bytes of a weight, for a guess.
+const BYTES_OF_WEIGHT: u64 = 4;
+/// Arithmetic operations that a core, or a GPU, does in a second while a worker computes, at least.
+const CORE_OPERATIONS: f64 = 2e10;
+const GPU_OPERATIONS: f64 = 1e12;
+/// No model is guessed to be faster, in tokens per second.
+const MOST_GUESSED_TOKENS: f64 = 2000.0;
 /// Most file descriptors the gateway asks for.
 const MOST_DESCRIPTORS: u64 = 65_536;
 
@@ -55,6 +62,15 @@ fn fitting_workers(wanted: usize, weights_bytes: u64, memory_bytes: u64) -> usiz
     wanted.min(usize::try_from(fitting).unwrap_or(usize::MAX)).max(1)
 }
 
+/// Tokens per second that all workers of a model with so large weights may be expected to compute together, before one was
+/// seen: one multiplication and one addition for each weight and token.
+pub(crate) fn guess_tokens_per_second(weights_bytes: u64) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "it is a guess")]
+    let (operations, cores) = (2.0 * (weights_bytes / BYTES_OF_WEIGHT) as f64, cores() as f64);
+    let speed = if has_unified_gpu() { GPU_OPERATIONS } else { cores * CORE_OPERATIONS };
+    (speed / operations.max(1.0)).min(MOST_GUESSED_TOKENS)
+}
+
 /// Resident memory of each process in bytes; `None` for one that is gone.
 pub(crate) fn resident_bytes(pids: &[Option<u32>]) -> Vec<Option<u64>> {
     let Ok(mut system) = System::new() else { return vec![None; pids.len()] };
@@ -80,6 +96,13 @@ mod tests {
         assert_eq!(fitting_workers(4, 1 << 20, 16 << 30), 4);
         assert_eq!(fitting_workers(4, 3 << 30, 16 << 30), 2);
         assert_eq!(fitting_workers(4, 30 << 30, 16 << 30), 1);
+    }
+
+    #[test]
+    fn a_guessed_speed_falls_with_the_weights_and_has_a_limit() {
+        assert_eq!(guess_tokens_per_second(0), MOST_GUESSED_TOKENS);
+        let (small, large) = (guess_tokens_per_second(90 << 20), guess_tokens_per_second(2400 << 20));
+        assert!(small > large && large > 0.0, "{small} {large}");
     }
 
     #[test]

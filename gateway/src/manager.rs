@@ -26,18 +26,19 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::error::{EmbedError, StartError};
-use crate::job::{Answer, Job, Place, Reply};
+use crate::job::{Job, Place, QueueEntry, Reply, Share};
 use crate::machine;
 use crate::metrics::{Metrics, Phase, Status};
 use crate::model::{self, Model};
-use crate::pool::{self, Pool};
+use crate::pool::{self, Expectations, Pool};
+use crate::scheduler::admission::{RequestSize, TimeLimit};
 use crate::scheduler::{self, Scheduler};
 use crate::sidecar::Sidecar;
 use crate::sidecar::process::Spawner;
 use crate::supervisor::{self, Supervisor};
 use crate::tokenizer::{Tokenizer, Tokens};
 use offer::{Offer, Plan};
-use vector::VectorForm;
+use vector::{VectorForm, collect};
 
 /// Signs of life that a worker gives within the time that it may be silent.
 const HEARTBEATS_PER_TIMEOUT: u32 = 3;
@@ -124,8 +125,13 @@ impl EmbeddingManager {
         let cores = machine::cores();
         let workers =
             config.supervisor.workers.unwrap_or_else(|| machine::default_workers(model.weights_bytes));
-        let (pool, replacements) = Pool::new(config.pool, cores, Arc::clone(&metrics));
-        let scheduler = Scheduler::start(config.scheduler, pool.clone(), Arc::clone(&metrics));
+        let expectations = Expectations {
+            max_batch_tokens: config.scheduler.max_batch_tokens,
+            request_timeout: config.request_timeout,
+            guess: machine::guess_tokens_per_second(model.weights_bytes),
+        };
+        let (pool, replacements) = Pool::new(config.pool, expectations, cores, Arc::clone(&metrics));
+        let scheduler = Scheduler::start(config.scheduler, pool.clone());
         let arguments = vec![
             "--model-path".to_owned(),
             model.path.to_string_lossy().into_owned(),
@@ -207,7 +213,12 @@ impl EmbeddingManager {
             }
             Err(error) => {
                 self.metrics.request_answered(Status::Error);
-                if matches!(error, EmbedError::Overloaded { .. } | EmbedError::NoWorker { .. }) {
+                if matches!(
+                    error,
+                    EmbedError::Overloaded { .. }
+                        | EmbedError::NoWorker { .. }
+                        | EmbedError::DeadlineTooShort { .. }
+                ) {
                     self.metrics.rejection_seconds.observe(arrived.elapsed().as_secs_f64());
                 }
             }
@@ -234,7 +245,8 @@ impl EmbeddingManager {
             }
         }
         // Every text has a token: what is too much even so needs no tokenizing.
-        self.scheduler.check(request.texts.len(), 1, self.computing_time_until(deadline))?;
+        let least = RequestSize { tokens: request.texts.len(), longest: 1 };
+        self.scheduler.check(least, self.time_limit(timeout, deadline))?;
         let tokens = self.tokenizer.tokenize(request.texts, reading, deadline).await?;
         texts_dropped();
         self.metrics.phase_took(Phase::Tokenize, started.elapsed().as_secs_f64());
@@ -243,7 +255,7 @@ impl EmbeddingManager {
         }
         let total_tokens = tokens.iter().map(|tokens| tokens.ids.len() as u64).sum();
         let truncated = tokens.iter().filter(|tokens| tokens.truncated).count();
-        let vectors = self.compute(tokens, pooling, form, deadline).await?;
+        let vectors = self.compute(tokens, pooling, form, timeout, deadline).await?;
         let dimension = form.dimension;
         Ok(Embeddings { vectors, dimension, total_tokens, truncated, duration: arrived.elapsed() })
     }
@@ -280,10 +292,11 @@ impl EmbeddingManager {
         }
     }
 
-    /// Time in which workers can compute until then: while none is ready, less the wait for the first one.
-    fn computing_time_until(&self, deadline: Instant) -> Duration {
-        let time_left = deadline.saturating_duration_since(Instant::now());
-        if self.is_ready() { time_left } else { time_left.saturating_sub(self.supervisor.time_until_ready()) }
+    /// Time of a request, and in which of it workers can compute: while none is ready, less the wait for the first one.
+    fn time_limit(&self, timeout: Duration, deadline: Instant) -> TimeLimit {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let wait = if self.is_ready() { Duration::ZERO } else { self.supervisor.time_until_ready() };
+        TimeLimit { whole: timeout, left: left.saturating_sub(wait) }
     }
 
     /// Submits one job per text and puts the answers in order.
@@ -292,33 +305,52 @@ impl EmbeddingManager {
         tokens: Vec<Tokens>,
         pooling: Pooling,
         form: VectorForm,
+        timeout: Duration,
         deadline: Instant,
     ) -> Result<Vec<Vec<f32>>, EmbedError> {
         if let Some(index) = tokens.iter().position(|tokens| self.pool.is_poison(&tokens.ids, pooling)) {
             return Err(EmbedError::PoisonInput { index });
         }
-        let (sender, answers) = mpsc::unbounded_channel();
+        let (sender, mut answers) = mpsc::unbounded_channel();
         let worker_lost = Arc::new(AtomicBool::new(false));
-        let lengths: Vec<usize> = tokens.iter().map(|tokens| tokens.ids.len()).collect();
-        let time_left = self.computing_time_until(deadline);
-        self.scheduler.submit(&lengths, time_left, |entry, backlog| {
-            let job = |(index, tokens): (usize, Tokens)| Job {
-                place: Some(Place::new(entry, tokens.ids.len(), deadline)),
-                _share: backlog.add(tokens.ids.len()),
-                token_ids: tokens.ids,
-                pooling,
-                deadline,
-                reply: Reply { index, sender: sender.clone(), worker_lost: Arc::clone(&worker_lost) },
-                lost_workers: 0,
-                doubt: None,
-                overtaken: 0,
-            };
-            tokens.into_iter().enumerate().map(job).collect()
-        })?;
+        let count = tokens.len();
+        let lengths = tokens.iter().map(|tokens| tokens.ids.len());
+        let size = RequestSize { tokens: lengths.clone().sum(), longest: lengths.max().unwrap_or_default() };
+        let mut waiting = tokens.into_iter().enumerate();
+        let job = |(index, tokens): (usize, Tokens), entry: &Arc<QueueEntry>, share: &mut Share| Job {
+            place: Some(Place::new(entry, tokens.ids.len(), deadline)),
+            share: share.split(tokens.ids.len()),
+            token_ids: tokens.ids,
+            pooling,
+            deadline,
+            reply: Reply { index, sender: sender.clone(), worker_lost: Arc::clone(&worker_lost) },
+            lost_workers: 0,
+            doubt: None,
+            overtaken: 0,
+        };
+        let submitted =
+            self.scheduler.submit(size, self.time_limit(timeout, deadline), |entry, mut share| {
+                waiting.by_ref().map(|text| job(text, entry, &mut share)).collect()
+            });
+        if let Err(refused) = submitted {
+            self.scheduler.probe(|entry, mut share, tokens| {
+                let mut left = tokens;
+                let some = waiting.map_while(|text| {
+                    let is_enough = left == 0;
+                    left = left.saturating_sub(text.1.ids.len());
+                    (!is_enough).then(|| job(text, entry, &mut share))
+                });
+                some.collect()
+            });
+            drop(sender);
+            // Else nobody would wait, and they would be dropped.
+            tokio::spawn(async move { while answers.recv().await.is_some() {} });
+            return Err(refused);
+        }
         drop(sender);
         let collected = tokio::select! {
             biased;
-            collected = tokio::time::timeout_at(deadline, collect(answers, lengths.len(), form)) => collected,
+            collected = tokio::time::timeout_at(deadline, collect(answers, count, form)) => collected,
             due = self.supervisor.none_due_before(deadline) => {
                 let retry_after = due.map_or(LONGEST_RETRY_AFTER, |due| due - Instant::now());
                 let was_lost = worker_lost.load(Ordering::Relaxed);
@@ -464,24 +496,4 @@ pub(crate) fn shorten(text: &str) -> String {
         return text.to_owned();
     }
     format!("{}...", &text[..text.floor_char_boundary(LONGEST_BYTES)])
-}
-
-/// Waits for `count` answers, reads them and puts them in order; the first error ends it. `None`: a job was dropped unanswered.
-async fn collect(
-    mut answers: mpsc::UnboundedReceiver<Answer>,
-    count: usize,
-    form: VectorForm,
-) -> Option<Result<Vec<Vec<f32>>, EmbedError>> {
-    let mut vectors = vec![Vec::new(); count];
-    for _ in 0..count {
-        match answers.recv().await? {
-            // Read at once: the bytes of a whole batch live as long as one vector of it is not.
-            (index, Ok(raw)) => match form.read(&raw) {
-                Some(vector) => vectors[index] = vector,
-                None => return Some(Err(EmbedError::BadWorkerOutput { index })),
-            },
-            (_, Err(error)) => return Some(Err(error)),
-        }
-    }
-    Some(Ok(vectors))
 }

@@ -1,7 +1,7 @@
 //! The ready workers: who gets the next batch, and what becomes of a batch whose worker was lost.
 //!
 //! A permit is one batch frame on one worker. Each worker has a semaphore of its own; `Pool::reserve` waits
-//! for a permit of the worker with the fewest tokens in flight. Work that has to be done again comes back here and
+//! for a permit of the worker that would be done first. Work that has to be done again comes back here and
 //! goes first: it never climbs back into the scheduler. See `retry` for who is run again, and how.
 //!
 //! The list of workers is behind a mutex that is held for a few instructions per batch, never across an
@@ -10,7 +10,9 @@
 pub(crate) mod connection;
 mod poison;
 mod retry;
+mod samples;
 mod speed;
+mod writer;
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -19,19 +21,14 @@ use std::time::Duration;
 
 use akidb_protocol::Pooling;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::Instant;
 
-use crate::job::Job;
+use crate::job::{Backlog, Job};
 use crate::metrics::{Metrics, Phase, RestartReason};
 use poison::PoisonMemory;
 use retry::{Retries, Retry};
-use speed::Speed;
-
-/// How long a batch should keep a worker busy: much longer than what a frame costs, and short enough that a later
-/// text does not wait long for an earlier batch.
-const BATCH_TIME: Duration = Duration::from_millis(100);
-/// Bounds of a batch whose size follows from the workers' speed, in tokens.
-const FEWEST_BATCH_TOKENS: usize = 256;
-const MOST_BATCH_TOKENS: usize = 16_384;
+use speed::Speeds;
+pub(crate) use speed::{Capacity, Expectations, Start};
 
 /// What a worker may hold, and what is remembered of the lost ones.
 #[derive(Debug, Clone)]
@@ -60,20 +57,21 @@ struct Shared {
     /// Threads that all busy workers share.
     cores: usize,
     metrics: Arc<Metrics>,
+    backlog: Arc<Backlog>,
     state: Mutex<State>,
     changed: Notify,
     poison: PoisonMemory,
     replacements: mpsc::UnboundedSender<Replacement>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     members: Vec<Arc<Member>>,
     next_seat: u64,
     retries: Retries,
     /// Hashes of the suspects that are at workers now.
     suspects: HashSet<u64>,
-    speed: Speed,
+    speeds: Speeds,
 }
 
 /// A ready worker as the pool sees it.
@@ -83,7 +81,6 @@ struct Member {
     seat: u64,
     worker: usize,
     permits: Arc<Semaphore>,
-    tokens_in_flight: AtomicUsize,
     /// Texts at the worker under which another worker was lost.
     suspects: AtomicUsize,
     is_responsive: AtomicBool,
@@ -150,6 +147,7 @@ impl Seat {
     /// Says whether the worker gives signs of life and progress; one that does not is given no more batches.
     pub(crate) fn set_responsive(&self, is_responsive: bool) {
         if self.member.is_responsive.swap(is_responsive, Ordering::Relaxed) != is_responsive {
+            self.pool.state().speeds.set_live(self.member.seat, is_responsive, Instant::now());
             self.pool.count_ready(is_responsive);
             if is_responsive {
                 self.pool.capacity_freed();
@@ -162,6 +160,7 @@ impl Pool {
     /// An empty pool, and the wishes to have workers replaced.
     pub(crate) fn new(
         config: Config,
+        expectations: Expectations,
         cores: usize,
         metrics: Arc<Metrics>,
     ) -> (Self, mpsc::UnboundedReceiver<Replacement>) {
@@ -170,8 +169,15 @@ impl Pool {
             poison: PoisonMemory::new(config.poison_memory),
             config,
             cores,
+            backlog: Arc::new(Backlog::new(Arc::clone(&metrics))),
             metrics,
-            state: Mutex::default(),
+            state: Mutex::new(State {
+                members: Vec::new(),
+                next_seat: 0,
+                retries: Retries::default(),
+                suspects: HashSet::new(),
+                speeds: Speeds::new(expectations, Instant::now()),
+            }),
             changed: Notify::new(),
             replacements,
         };
@@ -183,13 +189,13 @@ impl Pool {
         let (batches, assignments) = mpsc::unbounded_channel();
         let member = {
             let mut state = self.state();
-            state.speed.warmed_up(tokens_per_second);
             state.next_seat += 1;
+            let seat = state.next_seat;
+            state.speeds.joins(seat, tokens_per_second, Instant::now());
             let member = Arc::new(Member {
-                seat: state.next_seat,
+                seat,
                 worker,
                 permits: Arc::new(Semaphore::new(self.shared.config.max_inflight_per_worker)),
-                tokens_in_flight: AtomicUsize::new(0),
                 suspects: AtomicUsize::new(0),
                 is_responsive: AtomicBool::new(true),
                 is_to_be_replaced: AtomicBool::new(false),
@@ -203,7 +209,7 @@ impl Pool {
         Membership { assignments, seat: Seat { member, pool: self.clone() } }
     }
 
-    /// Waits for a permit of the worker with the fewest tokens in flight.
+    /// Waits for a permit of the worker that would be done first with what it holds and a little more.
     pub(crate) async fn reserve(&self) -> Permit {
         loop {
             let changed = self.shared.changed.notified();
@@ -215,9 +221,19 @@ impl Pool {
         }
     }
 
-    /// Tokens that keep a worker busy for `BATCH_TIME`.
-    pub(crate) fn batch_tokens(&self) -> usize {
-        batch_tokens(self.state().speed.fastest_warm_up())
+    /// What all workers together can do.
+    pub(crate) fn capacity(&self) -> Capacity {
+        self.state().speeds.capacity(Instant::now())
+    }
+
+    /// Tokens that show how fast the workers are; `None` while that is known, or there is no worker.
+    pub(crate) fn tokens_to_measure(&self) -> Option<usize> {
+        self.state().speeds.tokens_to_measure(Instant::now())
+    }
+
+    /// Work that was admitted and is not done.
+    pub(crate) fn backlog(&self) -> &Arc<Backlog> {
+        &self.shared.backlog
     }
 
     /// Workers that can take a batch.
@@ -225,9 +241,9 @@ impl Pool {
         self.state().members.iter().filter(|member| member.is_responsive()).count()
     }
 
-    /// Tokens that one worker lately computed in a second; `None` before the first warm-up.
-    pub(crate) fn worker_tokens_per_second(&self) -> Option<f64> {
-        self.state().speed.tokens_per_second()
+    /// Time that a batch of so many tokens usually takes on this seat.
+    pub(crate) fn usual_time(&self, seat: u64, tokens: usize) -> Duration {
+        Duration::try_from_secs_f64(self.state().speeds.usual_seconds(seat, tokens)).unwrap_or(Duration::MAX)
     }
 
     /// Batches that a worker holds now.
@@ -273,26 +289,37 @@ impl Pool {
         self.state().members.iter().find(|member| member.seat == seat).cloned()
     }
 
-    /// Notes how long a batch was away, how much of that its computation took, and how long it kept its worker busy.
-    pub(crate) fn batch_took(&self, tokens: usize, away: Duration, compute_seconds: f64, busy: Duration) {
+    /// Notes that the worker on this seat begins a batch.
+    pub(crate) fn batch_begins(&self, seat: u64, tokens: usize) -> Start {
+        let outstanding = self.shared.backlog.tokens();
+        self.state().speeds.begins(seat, tokens, outstanding, Instant::now())
+    }
+
+    /// Notes how long the batch kept its worker busy.
+    pub(crate) fn batch_took(&self, seat: u64, tokens: usize, busy: Duration, start: Start) {
+        self.state().speeds.took(seat, tokens, busy.as_secs_f64(), start, Instant::now());
+    }
+
+    /// Notes how long a batch was away, and how much of that its computation took.
+    pub(crate) fn batch_was_away(&self, away: Duration, compute_seconds: f64) {
         let metrics = &self.shared.metrics;
         metrics.phase_took(Phase::Compute, compute_seconds);
         metrics.phase_took(Phase::Transfer, (away.as_secs_f64() - compute_seconds).max(0.0));
-        let mut state = self.state();
-        let full = batch_tokens(state.speed.fastest_warm_up());
-        state.speed.batch_took(tokens, busy.as_secs_f64(), tokens * 2 >= full);
     }
 
     fn try_reserve(&self, state: &State, wanted: impl Fn(&Member) -> bool) -> Option<Permit> {
-        let mut members: Vec<&Arc<Member>> =
-            state.members.iter().filter(|member| member.is_responsive() && wanted(member)).collect();
-        members.sort_by_key(|member| member.tokens_in_flight.load(Ordering::Relaxed));
-        members.into_iter().find_map(|member| {
+        let now = Instant::now();
+        let members = state.members.iter().filter(|member| member.is_responsive() && wanted(member));
+        let mut members: Vec<_> =
+            members.map(|member| (state.speeds.wait(member.seat, now), member)).collect();
+        members.sort_by(|one, other| one.0.total_cmp(&other.0));
+        members.into_iter().find_map(|(_, member)| {
             let slot = Arc::clone(&member.permits).try_acquire_owned().ok()?;
             Some(Permit {
                 slot: Some(slot),
                 member: Arc::clone(member),
                 tokens: 0,
+                is_sent: false,
                 suspect: None,
                 pool: self.clone(),
             })
@@ -317,9 +344,8 @@ impl Pool {
         // One that hangs or is stopped needs no core.
         let state = self.state();
         let responsive = state.members.iter().filter(|member| member.is_responsive());
-        let busy = responsive.filter(|member| {
-            more || member.seat == next.seat || member.tokens_in_flight.load(Ordering::Relaxed) > 0
-        });
+        let busy =
+            responsive.filter(|member| more || member.seat == next.seat || state.speeds.is_busy(member.seat));
         let busy = busy.count();
         u16::try_from(self.shared.cores / busy.max(1)).unwrap_or(u16::MAX).max(1)
     }
@@ -336,7 +362,11 @@ impl Pool {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.pool.state().members.retain(|member| member.seat != self.member.seat);
+        {
+            let mut state = self.pool.state();
+            state.members.retain(|member| member.seat != self.member.seat);
+            state.speeds.leaves(self.member.seat, Instant::now());
+        }
         if self.member.is_responsive() {
             self.pool.count_ready(false);
         }
@@ -349,12 +379,18 @@ pub(crate) struct Permit {
     slot: Option<OwnedSemaphorePermit>,
     member: Arc<Member>,
     tokens: usize,
+    is_sent: bool,
     /// Hash of the text on trial that travels with it.
     suspect: Option<u64>,
     pool: Pool,
 }
 
 impl Permit {
+    /// Most tokens of a batch for this worker.
+    pub(crate) fn batch_tokens(&self) -> usize {
+        self.pool.state().speeds.batch_tokens(self.member.seat)
+    }
+
     /// Sends a batch to the worker; `more` says that others follow at once.
     pub(crate) fn send(mut self, jobs: Vec<Job>, more: bool) {
         let mut jobs = self.pool.without_poison(jobs);
@@ -368,7 +404,8 @@ impl Permit {
         }
         self.tokens = jobs.iter().map(|job| job.token_ids.len()).sum();
         let threads = self.pool.threads_for(&self.member, more);
-        self.member.tokens_in_flight.fetch_add(self.tokens, Ordering::Relaxed);
+        self.is_sent = true;
+        self.pool.state().speeds.sent(self.member.seat, self.tokens, Instant::now());
         let batches = self.member.batches.clone();
         if let Err(refused) = batches.send(Assignment { jobs, threads, permit: self }) {
             // The worker was lost between the reservation and now.
@@ -384,7 +421,9 @@ impl Permit {
     }
 
     fn release(&mut self) -> bool {
-        self.member.tokens_in_flight.fetch_sub(std::mem::take(&mut self.tokens), Ordering::Relaxed);
+        if std::mem::take(&mut self.is_sent) {
+            self.pool.state().speeds.returned(self.member.seat, self.tokens, Instant::now());
+        }
         if let Some(text) = self.suspect.take() {
             self.pool.state().suspects.remove(&text);
             self.member.suspects.fetch_sub(1, Ordering::Relaxed);
@@ -398,23 +437,5 @@ impl Drop for Permit {
         if self.release() {
             self.pool.capacity_freed();
         }
-    }
-}
-
-fn batch_tokens(tokens_per_second: usize) -> usize {
-    let tokens =
-        u128::try_from(tokens_per_second).unwrap_or(u128::MAX).saturating_mul(BATCH_TIME.as_millis()) / 1000;
-    usize::try_from(tokens).unwrap_or(usize::MAX).clamp(FEWEST_BATCH_TOKENS, MOST_BATCH_TOKENS)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_size_of_a_batch_follows_from_the_speed_of_the_workers_within_bounds() {
-        assert_eq!(batch_tokens(0), FEWEST_BATCH_TOKENS);
-        assert_eq!(batch_tokens(8_000), 800);
-        assert_eq!(batch_tokens(usize::MAX), MOST_BATCH_TOKENS);
     }
 }

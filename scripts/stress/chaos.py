@@ -146,7 +146,7 @@ def main(arguments: Sequence[str]) -> int:
     with Gateway("gateway", gateway_flags, flags.workers, environment, WORKPLACE) as gateway:
         kinds = _kinds(gateway, flags.faults, progress)
         progress.say("recording the quiet server's answers")
-        recording = load.record(gateway, texts.generate("natural", BODIES), WORKPLACE)
+        recording = load.record(gateway, [[text] for text in texts.generate("natural", BODIES)], WORKPLACE)
         baseline, before = gateway.footprint(), gateway.metrics()
         rate = load.capacity(gateway, recording, CAPACITY_SECONDS)
         offered = flags.load * rate

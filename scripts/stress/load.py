@@ -32,20 +32,20 @@ class Recording:
     mean_tokens: float
 
 
-def record(gateway: Gateway, texts: Sequence[str], folder: Path) -> Recording:
-    """Ask for every text alone, one after the other, while nobody else asks."""
+def record(gateway: Gateway, requests: Sequence[Sequence[str]], folder: Path) -> Recording:
+    """Ask for the texts of every request, one after the other, while nobody else asks."""
     folder.mkdir(parents=True, exist_ok=True)
     recording = Recording(folder / "bodies.jsonl", folder / "answers.jsonl", 0.0)
     total = 0
     with recording.bodies.open("w") as bodies, recording.answers.open("w") as answers:
-        for text in texts:
-            body = json.dumps({"texts": [text]})
+        for texts in requests:
+            body = json.dumps({"texts": texts})
             answer = fetch(gateway.url, body)
             tokens = answer["usage"]["total_tokens"]
             total += tokens
-            bodies.write(json.dumps({"texts": 1, "tokens": tokens, "body": body}) + "\n")
+            bodies.write(json.dumps({"texts": len(texts), "tokens": tokens, "body": body}) + "\n")
             answers.write(json.dumps({"embeddings": answer["embeddings"]}) + "\n")
-    return Recording(recording.bodies, recording.answers, total / len(texts))
+    return Recording(recording.bodies, recording.answers, total / len(requests))
 
 
 def capacity(gateway: Gateway, recording: Recording, seconds: float) -> float:

@@ -20,7 +20,7 @@ MOST_GOODPUT = 1.25
 LEAST_MS, MOST_MS = 0.1, 10_000.0
 TITLE = "What is answered when more is offered than can be computed"
 FAKE, MLX = ("a", "fake workers"), ("b", "MLX")
-COLOURS = {"fake": FAKE, "mlx": MLX}
+COLOURS = {"default": FAKE, "mlx": MLX}
 
 
 def draw(results: dict[str, dict[str, Any]], about: dict[str, str]) -> str:
@@ -30,7 +30,8 @@ def draw(results: dict[str, dict[str, Any]], about: dict[str, str]) -> str:
     offered[-1] += " after"
     size = f'viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}"'
     kinds = [
-        f"{re.split('[,;]', about[name])[0]} ({r['capacity']:.0f} tokens/s)" for name, r in results.items()
+        f"{re.split('[,;]', about[name])[0]} ({r['capacities'][0]:.0f} tokens/s)"
+        for name, r in results.items()
     ]
     subtitle = f"deadline {first['deadline']:g} s; {', '.join(kinds)}"
     parts = [
@@ -57,7 +58,9 @@ def draw(results: dict[str, dict[str, Any]], about: dict[str, str]) -> str:
     for name, result in results.items():
         css, label = COLOURS[name]
         phases = result["load"]["phases"]
-        goodput = [_goodput_y(phase["tokens_in_time_per_second"] / result["capacity"]) for phase in phases]
+        goodput = [
+            _goodput_y(phase["tokens_in_time_per_second"] / result["capacities"][0]) for phase in phases
+        ]
         parts.append(_line(GOODPUT_LEFT, goodput, css))
         goodput_labels.append((goodput[-1], label, css))
         for kind, style in (("admitted", css), ("refused", f"{css} dashed")):
@@ -74,7 +77,7 @@ def draw(results: dict[str, dict[str, Any]], about: dict[str, str]) -> str:
 
 
 def _factor(phase: dict[str, Any], result: dict[str, Any]) -> float:
-    return round(float(phase["rate"] * result["mean_tokens"] / result["capacity"]), 1)
+    return round(float(phase["rate"] * result["mean_tokens"] / result["capacities"][0]), 1)
 
 
 def _goodput_y(share: float) -> float:

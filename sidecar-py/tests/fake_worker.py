@@ -5,12 +5,16 @@ It takes the sidecar's command lines. Vectors are made up from the token ids alo
 right vector from a wrong one: see :func:`vector`. Misbehaviour is read, as a JSON object, from the file that
 ``AKIDB_FAKE_CONTROL`` names: once at the start and again before every batch. Keys:
 
-At the start: ``start_delay`` (seconds), ``start_exit`` (code), ``hello_version`` (number), ``fatal``
-(message), ``never_ready`` (true), ``say`` (a line for standard error), ``report`` (a file that is told what
-is around the worker), ``orphan`` (true: a child that outlives the worker a little).
+``workers`` (an object: worker's id to an object of keys) says something else for one worker.
+
+At the start: ``warm_up`` (tokens and seconds that it says its warm-up took), ``start_delay`` (seconds),
+``start_exit`` (code), ``hello_version`` (number), ``fatal`` (message), ``never_ready`` (true), ``say`` (a
+line for standard error), ``report`` (a file that is told what is around the worker), ``orphan`` (true: a
+child that outlives the worker a little).
 
 At a batch (``only_worker`` limits them to one worker's id; ``times`` counts how often, over all workers):
-``delay`` (seconds a batch), ``delay_per_token`` (seconds), ``progress`` (true: heartbeats say that the
+``delay`` (seconds a batch), ``delay_per_token`` (seconds), ``cores`` (number: a batch that is given fewer
+threads takes longer in proportion), ``progress`` (true: heartbeats say that the
 batch gets on meanwhile), ``exit`` (code, once begun), ``signal`` (number, sent to itself once begun),
 ``hang`` (true: for ever, heartbeats go on), ``fail`` (true: an exception), ``poison`` (a token id: SIGSEGV
 when a batch has it), ``killed_by`` (a token id: SIGKILL when a batch has it), ``culprit`` (a token id: an
@@ -66,6 +70,7 @@ class Misbehaviour:
     def at_batch(self) -> dict[str, Any]:
         """Return what to do now, and count it down where it is to happen some ``times`` only."""
         wanted = self._read()
+        wanted |= wanted.get("workers", {}).get(str(self._worker_id), {})
         if wanted.get("only_worker", self._worker_id) != self._worker_id:
             return {}
         return self._count_down() if "times" in wanted else wanted
@@ -140,7 +145,10 @@ def serve(connection: Connection, misbehaviour: Misbehaviour, told: Told) -> int
     if start.get("never_ready"):
         signal.pause()
     dimension, dtype = told.dimension, told.cpu_weights
-    connection.write(_protocol.Ready("fake", dimension, told.max_tokens, "cpu", dtype, "none", [], 10, 0.01))
+    warm_up = start.get("warm_up", [10, 0.01])
+    connection.write(
+        _protocol.Ready("fake", dimension, told.max_tokens, "cpu", dtype, "none", [], warm_up[0], warm_up[1])
+    )
     connection.beats = True
     kept: list[bytearray] = []
     while True:
@@ -150,15 +158,18 @@ def serve(connection: Connection, misbehaviour: Misbehaviour, told: Told) -> int
         now = misbehaviour.at_batch()
         kept.append(bytearray(b"x") * now.get("grow", 0))
         connection.steps_done = time.monotonic_ns if now.get("progress") else lambda: 0
+        begun = time.perf_counter()
         misbehave_before_answer(now, message)
-        send_answer(connection, answer(message, dimension, now), now)
+        took = time.perf_counter() - begun
+        send_answer(connection, answer(message, dimension, now, took), now)
         if "exit_after" in now:
             os._exit(now["exit_after"])
 
 
 def misbehave_before_answer(now: dict[str, Any], message: _protocol.Embed) -> None:
     token_ids = array("I", message.token_ids)
-    time.sleep(now.get("delay", 0) + now.get("delay_per_token", 0) * len(token_ids))
+    slowness = max(1.0, now["cores"] / message.threads) if "cores" in now else 1.0
+    time.sleep(now.get("delay", 0) + now.get("delay_per_token", 0) * len(token_ids) * slowness)
     if "exit" in now:
         os._exit(now["exit"])
     if now.get("poison") in token_ids:
@@ -172,7 +183,7 @@ def misbehave_before_answer(now: dict[str, Any], message: _protocol.Embed) -> No
             signal.pause()
 
 
-def answer(message: _protocol.Embed, dimension: int, now: dict[str, Any]) -> _protocol.Message:
+def answer(message: _protocol.Embed, dimension: int, now: dict[str, Any], took: float) -> _protocol.Message:
     token_ids = array("I", message.token_ids)
     if now.get("fail") or now.get("culprit") in token_ids:
         return _protocol.Failed(batch_id=message.batch_id, code="inference_failed", message="asked to fail")
@@ -193,7 +204,7 @@ def answer(message: _protocol.Embed, dimension: int, now: dict[str, Any]) -> _pr
         batch_id=message.batch_id + (1000 if now.get("wrong_id") else 0),
         count=count,
         dimension=stated,
-        compute_seconds=0.0,
+        compute_seconds=took,
         vectors=memoryview(numbers.tobytes()),
     )
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sys
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 
-from stress import chaos, load, overload, overload_plot
+from stress import chaos, load, overload_page, overload_plot, overload_runs
 from stress.gateway import Footprint, histogram_bound, increase, parse_metrics
 from stress.verdict import table
 
@@ -128,44 +129,73 @@ def test_recovery_is_the_first_second_that_is_as_before() -> None:
     busy = [interval(2 + 0.25 * i, 900, 5) for i in range(8)]
     after = [interval(4, 80), interval(4.25), interval(4.5, refused=1)]
     after += [interval(4.75 + 0.25 * i) for i in range(5)]
-    assert overload.recovery_seconds(quiet + busy + after, 2.0, 3) == 0.75
-    assert overload.recovery_seconds(quiet + busy + after[:5], 2.0, 3) is None
+    assert overload_runs.recovery_seconds(quiet + busy + after, 2.0, 3) == 0.75
+    assert overload_runs.recovery_seconds(quiet + busy + after[:5], 2.0, 3) is None
 
 
-def result(**changes: Any) -> dict[str, Any]:
+RUNS = {run.name: run for run in overload_runs.RUNS}
+
+
+def result(run: str = "default", **changes: Any) -> dict[str, Any]:
     figures: dict[str, Any] = {
-        "capacity": 100.0,
+        "capacities": [100.0] * 4,
         "mean_tokens": 10.0,
         "deadline": 1.0,
         "seconds": 10.0,
         "rejection_p99_seconds": 0.003,
         "recovery_seconds": 0.25,
-        "load": {"phases": [phase(rate=10 * factor) for factor in overload.FACTORS]},
+        "load": {"phases": [phase(rate=10 * factor) for factor in RUNS[run].factors]},
     }
     return figures | changes
 
 
 @pytest.mark.parametrize(
-    ("changes", "failed"),
+    ("run", "changes", "failed"),
     [
-        ({}, []),
-        ({"rejection_p99_seconds": None}, ["p99 of refusals, at the gateway"]),
-        ({"rejection_p99_seconds": 0.03}, ["p99 of refusals, at the gateway"]),
-        ({"recovery_seconds": None}, ["normal again after the overload"]),
-        ({"capacity": 108.0}, ["goodput at 2x"]),
-        ({"deadline": 0.001}, ["p99 of admitted at 2x", "p99 of admitted at 5x"]),
+        ("default", {}, []),
+        ("default", {"rejection_p99_seconds": None}, ["p99 of refusals, at the gateway"]),
+        ("default", {"rejection_p99_seconds": 0.03}, ["p99 of refusals, at the gateway"]),
+        ("default", {"recovery_seconds": None}, ["normal again after the overload"]),
+        ("default", {"capacities": [108.0] * 4}, ["goodput at 2x"]),
+        ("mlx", {"capacities": [108.0] * 4}, []),
+        ("mlx", {"capacities": [113.0] * 4}, ["goodput at 2x"]),
+        ("slow-worker", {"capacities": [108.0, 100.0, 100.0, 100.0]}, ["goodput at 2x"]),
+        ("slow-worker", {"capacities": [100.0, 108.0, 108.0, 108.0]}, ["goodput at 2x when slower"]),
+        ("deadline-30", {"recovery_seconds": None}, []),
     ],
 )
-def test_overload_is_held_to_its_targets(changes: dict[str, Any], failed: list[str]) -> None:
-    assert [check.what for check in overload.judge(result(**changes)) if not check.good] == failed
+def test_overload_is_held_to_its_targets(run: str, changes: dict[str, Any], failed: list[str]) -> None:
+    checks = overload_page.judge(RUNS[run], result(run, **changes))
+    assert [check.what for check in checks if not check.good] == failed
+
+
+def test_the_latency_that_is_wanted_follows_the_deadline() -> None:
+    fast = replace(RUNS["default"], deadline=0.001)
+    failed = [check.what for check in overload_page.judge(fast, result()) if not check.good]
+    assert failed == ["p99 of admitted at 2x", "p99 of admitted at 5x"]
+
+
+def test_runs_last_at_least_four_deadlines_and_at_most_two_minutes() -> None:
+    for run in overload_runs.RUNS:
+        seconds = max(10, run.least_seconds) * len(run.factors) + run.small_seconds
+        assert 4 * run.deadline <= seconds <= 120, run.name
+
+
+def test_every_setting_that_is_promised_is_changed_by_itself() -> None:
+    flags = {run.flags for run in overload_runs.RUNS if run.kind == "fake"}
+    sizes = {("--max-batch-tokens", size) for size in ("64", "256")}
+    assert flags == sizes | {("--max-inflight-per-worker", number) for number in ("1", "16", "64")} | {()}
+    assert {run.deadline for run in overload_runs.RUNS} == {0.3, 1.0, 30.0}
+    assert {run.kind for run in overload_runs.RUNS} == {"fake", "mlx"}
 
 
 def test_the_page_and_the_drawing_have_every_load() -> None:
-    results = {"fake": result(), "mlx": result(capacity=90.0)}
-    page = overload.write(results, ["--seconds", "5"])
+    results = {"default": result(), "mlx": result(capacities=[90.0] * 4)}
+    page = overload_page.write(results, ["--seconds", "5"])
     assert 'make overload OVERLOAD_ARGS="--seconds 5"' in page
     assert [page.count(f"\n| {factor:g}x ") for factor in (0.7, 2, 5)] == [4, 2, 2]
-    drawing = ET.fromstring(overload_plot.draw(results, overload.SETUPS))  # noqa: S314 - our own
+    titles = {run.name: run.title for run in overload_runs.RUNS}
+    drawing = ET.fromstring(overload_plot.draw(results, titles))  # noqa: S314 - our own
     words = [element.text for element in drawing.iter("{http://www.w3.org/2000/svg}text")]
     assert {"0.7x", "2x", "5x", "0.7x after", "deadline", "MLX, refused"} <= set(words)
 

@@ -99,6 +99,9 @@ fn classify(error: &RequestError) -> (StatusCode, Kind, &'static str) {
             EmbedError::InvalidDimensions { .. } => {
                 (StatusCode::BAD_REQUEST, Kind::Input, "invalid_dimensions")
             }
+            EmbedError::DeadlineTooShort { .. } => {
+                (StatusCode::BAD_REQUEST, Kind::Input, "deadline_too_short")
+            }
             EmbedError::PoisonInput { .. } => (StatusCode::UNPROCESSABLE_ENTITY, Kind::Input, "poison_input"),
             EmbedError::NotTokenizable { .. } => (StatusCode::BAD_REQUEST, Kind::Input, "not_tokenizable"),
             EmbedError::Draining => (StatusCode::SERVICE_UNAVAILABLE, Kind::Overload, "draining"),

@@ -1,5 +1,10 @@
 //! From the bytes of a worker's answer to the vector that was asked for.
 
+use tokio::sync::mpsc;
+
+use crate::error::EmbedError;
+use crate::job::Answer;
+
 /// What a request wants its vectors to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct VectorForm {
@@ -24,6 +29,26 @@ impl VectorForm {
         }
         Some(vector)
     }
+}
+
+/// Waits for `count` answers, reads them and puts them in order; the first error ends it. `None`: a job was dropped unanswered.
+pub(super) async fn collect(
+    mut answers: mpsc::UnboundedReceiver<Answer>,
+    count: usize,
+    form: VectorForm,
+) -> Option<Result<Vec<Vec<f32>>, EmbedError>> {
+    let mut vectors = vec![Vec::new(); count];
+    for _ in 0..count {
+        match answers.recv().await? {
+            // Read at once: the bytes of a whole batch live as long as one vector of it is not.
+            (index, Ok(raw)) => match form.read(&raw) {
+                Some(vector) => vectors[index] = vector,
+                None => return Some(Err(EmbedError::BadWorkerOutput { index })),
+            },
+            (_, Err(error)) => return Some(Err(error)),
+        }
+    }
+    Some(Ok(vectors))
 }
 
 #[cfg(test)]

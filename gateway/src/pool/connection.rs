@@ -12,16 +12,15 @@ use std::time::Duration;
 use akidb_protocol::{Embed, Failed, GatewayCodec, GatewayMessage, ProtocolError, Vectors, WorkerMessage};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
-use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::unix::OwnedReadHalf;
 use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::codec::{Encoder, Framed, FramedParts, FramedRead};
 use tokio_util::sync::CancellationToken;
 
-use super::{Assignment, Membership, Pool, Seat};
+use super::writer::Writer;
+use super::{Assignment, Membership, Pool, Seat, Start};
 use crate::error::EmbedError;
 use crate::job::{Doubt, Job};
 use crate::metrics::RestartReason;
@@ -31,7 +30,7 @@ const TICKS_PER_TIMEOUT: u32 = 4;
 /// Part of its time without a sign of life or progress after which a worker is given no more batches.
 const DOUBT: f64 = 0.5;
 /// A batch may take this many times as long as batches of its size took lately...
-const SLOWEST: f64 = 10.0;
+const SLOWEST: u32 = 10;
 /// ...but no more than this many times the least progress deadline.
 const LONGEST_PATIENCE: u32 = 20;
 /// Failed batches in a row after which a worker is replaced.
@@ -101,7 +100,15 @@ struct InFlight {
     begun: Option<Instant>,
     /// Ticks since it was begun.
     busy: u32,
+    /// What was the case then; `None` when the worker had no seat any more.
+    start: Option<Start>,
     assignment: Assignment,
+}
+
+impl InFlight {
+    fn tokens(&self) -> usize {
+        self.assignment.jobs.iter().map(|job| job.token_ids.len()).sum()
+    }
 }
 
 /// What ended, and how much was done.
@@ -241,6 +248,7 @@ impl Connection {
             sent: Instant::now(),
             begun: None,
             busy: 0,
+            start: None,
             assignment,
         });
         frame.freeze()
@@ -259,6 +267,8 @@ impl Connection {
                 let batch = self.in_flight.iter_mut().find(|batch| batch.batch_id == begun.batch_id);
                 let batch = batch.ok_or(ProtocolFault::UnknownBatch(begun.batch_id))?;
                 batch.begun = Some(Instant::now());
+                batch.start =
+                    self.seat.as_ref().map(|seat| self.pool.batch_begins(seat.number(), batch.tokens()));
                 self.watch.idle = 0;
             }
             WorkerMessage::Vectors(vectors) => self.deliver(&vectors)?,
@@ -293,8 +303,7 @@ impl Connection {
         if let Some(batch) = self.in_flight.front() {
             self.watch.idle += 1;
             let idle = self.watch.at_least(self.watch.idle);
-            let tokens: usize = batch.assignment.jobs.iter().map(|job| job.token_ids.len()).sum();
-            let progress_timeout = self.progress_timeout(tokens);
+            let progress_timeout = self.progress_timeout(batch.tokens());
             if idle > progress_timeout {
                 return Some(End::NoProgress(progress_timeout));
             }
@@ -308,10 +317,9 @@ impl Connection {
 
     /// How long a batch of so many tokens may go without progress.
     fn progress_timeout(&self, tokens: usize) -> Duration {
-        #[expect(clippy::cast_precision_loss, reason = "a batch has far fewer than 2^52 tokens")]
-        let expected =
-            self.pool.worker_tokens_per_second().map_or(0.0, |speed| tokens as f64 / speed.max(1e-3));
-        let scaled = Duration::try_from_secs_f64(expected * SLOWEST).unwrap_or(Duration::MAX);
+        let seat = self.seat.as_ref().map(Seat::number);
+        let usual = seat.map_or(Duration::ZERO, |seat| self.pool.usual_time(seat, tokens));
+        let scaled = usual.saturating_mul(SLOWEST);
         let least = self.settings.progress_timeout;
         scaled.clamp(least, least.saturating_mul(LONGEST_PATIENCE))
     }
@@ -332,13 +340,10 @@ impl Connection {
         if count as usize != expected_count || dimension as usize != expected_dimension {
             return Err(ProtocolFault::WrongShape { count, dimension, expected_count, expected_dimension });
         }
-        let InFlight { assignment: Assignment { jobs, permit, .. }, sent, begun, busy, .. } =
-            self.take(batch_id)?;
+        let batch = self.take(batch_id)?;
+        self.measure(&batch, compute_seconds);
+        let Assignment { jobs, permit, .. } = batch.assignment;
         drop(permit);
-        let tokens = jobs.iter().map(|job| job.token_ids.len()).sum();
-        let away = sent.elapsed();
-        let busy = begun.map_or(away, |begun| begun.elapsed()).min(self.watch.tick * (busy + 1));
-        self.pool.batch_took(tokens, away, compute_seconds, busy);
         self.batches_answered += 1;
         self.failures_in_a_row = 0;
         if self.settings.max_batches.is_some_and(|most| self.batches_answered >= most) {
@@ -362,6 +367,17 @@ impl Connection {
         self.bad_batches_in_a_row = if any_usable { 0 } else { self.bad_batches_in_a_row + 1 };
         self.doubt(unusable);
         Ok(())
+    }
+
+    /// Notes how long a batch took. While the gateway does not get the processor, a batch may seem to take no time at all:
+    /// it took no less than the worker says.
+    fn measure(&self, batch: &InFlight, compute_seconds: f64) {
+        self.pool.batch_was_away(batch.sent.elapsed(), compute_seconds);
+        if let (Some(seat), Some(begun), Some(start)) = (&self.seat, batch.begun, batch.start) {
+            let seen = begun.elapsed().min(self.watch.tick * (batch.busy + 1));
+            let said = Duration::try_from_secs_f64(compute_seconds).unwrap_or_default();
+            self.pool.batch_took(seat.number(), batch.tokens(), seen.max(said), start);
+        }
     }
 
     /// The model raised an error: the texts of the batch run again one by one, so that only the culprit fails.
@@ -439,37 +455,6 @@ fn is_usable(vector: &[u8]) -> bool {
     let numbers = vector.as_chunks::<4>().0.iter().map(|bytes| f64::from(f32::from_le_bytes(*bytes)));
     // NaN and infinity make a sum that is in no range.
     SANE_SQUARED_NORMS.contains(&numbers.map(|number| number * number).sum::<f64>())
-}
-
-/// Writes frames without holding up the reading of answers.
-struct Writer {
-    frames: mpsc::UnboundedSender<Bytes>,
-    task: AbortHandle,
-}
-
-impl Writer {
-    fn start(mut socket: OwnedWriteHalf) -> Self {
-        let (frames, mut receiver) = mpsc::unbounded_channel::<Bytes>();
-        let task = tokio::spawn(async move {
-            while let Some(frame) = receiver.recv().await {
-                // A worker that is gone is noticed by the reading side.
-                if socket.write_all(&frame).await.is_err() {
-                    return;
-                }
-            }
-        });
-        Self { frames, task: task.abort_handle() }
-    }
-
-    fn write(&self, frame: Bytes) {
-        let _ = self.frames.send(frame);
-    }
-}
-
-impl Drop for Writer {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
 }
 
 #[cfg(test)]

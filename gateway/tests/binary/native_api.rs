@@ -224,10 +224,8 @@ fn row_27_a_huge_text_without_spaces_is_cut_and_holds_nobody_up() {
 
 #[test]
 fn requests_that_nobody_waits_for_leave_the_queue_while_no_worker_is_ready() {
-    let gateway = Gateway::misbehaving(
-        &json!({"never_ready": true}),
-        &["--workers", "1", "--request-timeout", "300ms"],
-    );
+    let gateway =
+        Gateway::misbehaving(&json!({"never_ready": true}), &["--workers", "1", "--request-timeout", "1s"]);
     std::thread::scope(|scope| {
         for _ in 0..40 {
             scope.spawn(|| assert_eq!(gateway.embed(&["a"]).code(), (503, "no_worker".to_owned())));
