@@ -103,7 +103,13 @@ pub enum EmbedError {
         /// The model's own length.
         most: usize,
     },
-    /// The tokenizer refused a text.
+    /// The tokenizer finds nothing in a text, and the model has no special tokens either.
+    #[error("text {index} has no token: it holds nothing that the model reads")]
+    NoTokens {
+        /// Position in the request, counted from 0.
+        index: usize,
+    },
+    /// The tokenizer refused a text, or read a token in it that the model does not know.
     #[error("text {index} cannot be tokenized")]
     NotTokenizable {
         /// Position in the request, counted from 0.

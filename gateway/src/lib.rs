@@ -29,7 +29,7 @@
 //! * [`inherited`]: what whoever starts the process must not decide.
 //! * [`printable`]: other people's text, on its way to a terminal.
 //! * `trust`: whose files may be run.
-//! * [`error`], `machine`, `metrics`, `shutdown`: leaves.
+//! * [`error`], `machine`, `metrics`, [`panics`], `shutdown`: leaves.
 //!
 //! # Example
 //!
@@ -62,6 +62,7 @@ mod machine;
 pub mod manager;
 mod metrics;
 pub mod model;
+pub mod panics;
 pub mod pool;
 pub mod printable;
 pub mod scheduler;

@@ -10,6 +10,7 @@ use akidb_gateway::cli::{self, Command, ModelsFlags, ServeFlags};
 use akidb_gateway::config::{Config, LogFormat};
 use akidb_gateway::error::{self, StartError};
 use akidb_gateway::inherited;
+use akidb_gateway::panics;
 use akidb_gateway::printable::{self, Printing};
 use tokio::runtime::Runtime;
 use tracing::field::Field;
@@ -43,6 +44,7 @@ fn run() -> ExitCode {
         Ok(Command::Serve(flags)) => {
             let format = LogFormat::from_flag(&flags.log_format).unwrap_or(LogFormat::Text);
             let log = start_log(format);
+            panics::log_without_messages();
             exit_code(serve(&flags), |error| complain(error, format, log))
         }
         Ok(Command::Models(flags)) => exit_code(models(&flags), complain_in_text),

@@ -36,7 +36,7 @@ use crate::scheduler::{self, Scheduler};
 use crate::sidecar::Sidecar;
 use crate::sidecar::process::Spawner;
 use crate::supervisor::{self, Supervisor};
-use crate::tokenizer::{Tokenizer, Tokens};
+use crate::tokenizer::{Family, Needs, Tokenizer, Tokens};
 use offer::{Offer, Plan};
 use vector::{VectorForm, collect};
 
@@ -119,7 +119,20 @@ impl EmbeddingManager {
     pub async fn new(config: Config) -> Result<Self, StartError> {
         let sidecar = Sidecar::find(config.python.as_deref())?;
         let model = Model::resolve(&config.model, &sidecar, config.show_progress).await?;
-        let tokenizer = Tokenizer::load(&model.path, model.max_tokens, model.end_token, machine::cores())
+        let needs = Needs {
+            max_tokens: model.max_tokens,
+            end_token: model.end_token,
+            vocabulary: model.vocabulary,
+            family: Family {
+                model_type: model.model_type.clone(),
+                tokenizer_class: model.tokenizer_class.clone(),
+            },
+        };
+        let path = model.path.clone();
+        let tokenizer =
+            tokio::task::spawn_blocking(move || Tokenizer::load(&path, needs, machine::cores())).await;
+        let tokenizer = tokenizer
+            .unwrap_or_else(|panic| Err(panic.to_string()))
             .map_err(|reason| StartError::Model { model: model.served_name.clone(), reason })?;
         let metrics = Arc::new(Metrics::new(&model.served_name));
         let cores = machine::cores();
@@ -146,7 +159,7 @@ impl EmbeddingManager {
         let supervisor = Supervisor::start(
             &config.supervisor,
             workers,
-            model.dimension,
+            (model.dimension, model.max_tokens),
             &spawner,
             (&pool, replacements),
             &metrics,
@@ -154,7 +167,7 @@ impl EmbeddingManager {
         Ok(Self {
             request_timeout: config.request_timeout,
             max_texts: config.max_texts,
-            offer: Offer::of(&model),
+            offer: Offer::of(&model, tokenizer.truncation()),
             info: ModelInfo {
                 model: model.served_name,
                 dimension: model.dimension,

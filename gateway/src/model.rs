@@ -91,6 +91,12 @@ pub(crate) struct Model {
     pub(crate) prompts: Prompts,
     /// The token that every text must end with, where the model reads a text's vector off it.
     pub(crate) end_token: Option<EndToken>,
+    /// `model_type` of `config.json`.
+    pub(crate) model_type: String,
+    /// `tokenizer_class` of `config.json`.
+    pub(crate) tokenizer_class: Option<String>,
+    /// Number of tokens that it has vectors for, where its files say so.
+    pub(crate) vocabulary: Option<usize>,
     /// Size of the weights' files, in bytes.
     pub(crate) stored_bytes: u64,
     /// What the weights take in the memory of each worker, in bytes, at most.
@@ -173,9 +179,7 @@ impl Model {
         let tokenizer: Option<TokenizerConfig> = files::read(&path, "tokenizer_config.json")?;
         let head = Head::read(&path, &config.model_type)?;
         let prompts = files::read(&path, "config_sentence_transformers.json")?;
-        let max_tokens = limit::max_tokens(&config, sentence.as_ref(), tokenizer.as_ref()).ok_or(
-            "its files state no usable length limit, neither `max_seq_length` nor `max_position_embeddings`",
-        )?;
+        let max_tokens = limit::max_tokens(&config, sentence.as_ref(), tokenizer.as_ref())?;
         let dimension = config
             .dimension()
             .filter(|dimension| *dimension > 0)
@@ -194,6 +198,9 @@ impl Model {
             pools_prompt: head.pools_prompt,
             prompts,
             end_token: EndToken::of(&config, head.pooling),
+            vocabulary: config.vocab_size,
+            tokenizer_class: config.tokenizer_class.clone(),
+            model_type: config.model_type.clone(),
             stored_bytes,
             weights_bytes: memory::weights_bytes(stored_bytes, &config, cpu_weights),
             path,

@@ -167,6 +167,7 @@ pub(crate) struct Supervisor {
 struct Shared {
     config: Config,
     dimension: usize,
+    max_tokens: usize,
     spawner: Spawner,
     pool: Pool,
     metrics: Arc<Metrics>,
@@ -185,11 +186,12 @@ impl Drop for Supervisor {
 }
 
 impl Supervisor {
-    /// Starts `workers` workers side by side. Each must answer vectors of `dimension` numbers.
+    /// Starts `workers` workers side by side. Each must answer vectors of `dimension` numbers, and take texts of
+    /// `max_tokens`.
     pub(crate) fn start(
         config: &Config,
         workers: usize,
-        dimension: usize,
+        (dimension, max_tokens): (usize, usize),
         spawner: &Spawner,
         (pool, pool_wishes): (&Pool, mpsc::UnboundedReceiver<pool::Replacement>),
         metrics: &Arc<Metrics>,
@@ -199,6 +201,7 @@ impl Supervisor {
         let shared = Arc::new(Shared {
             config: config.clone(),
             dimension,
+            max_tokens,
             spawner: spawner.clone(),
             pool: pool.clone(),
             metrics: Arc::clone(metrics),

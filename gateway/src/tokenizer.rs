@@ -3,24 +3,40 @@
 //! Padding and truncation that the file may state are switched off: some files state wrong ones. The limit
 //! is the model's, and truncation keeps the special tokens at both ends.
 //!
+//! * `file`: the parts of `tokenizer.json`; `normalizers` and `checks`: what they may not be.
+//! * `settings`: `tokenizer_config.json`; `classes`: what `transformers` makes of both.
 //! * `special`: the special tokens around a text.
 //! * `encoder`: one text to tokens, cut where it is too long.
+//! * `vocabulary`: whether the model knows every token.
+//! * `probe`: unusual texts that are read at the start, under `guard`.
 
+mod checks;
+mod classes;
 mod encoder;
+mod file;
+mod guard;
+mod normalizers;
+mod probe;
+mod settings;
 mod special;
+mod vocabulary;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use serde::Deserialize;
-use tokenizers::Tokenizer as HuggingFaceTokenizer;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::error::EmbedError;
 use crate::model::EndToken;
+pub(crate) use classes::Family;
 use encoder::Encoder;
-use special::SpecialTokens;
+use file::TokenizerFile;
+use guard::{Allowance, Excess};
+use settings::Settings;
 
 /// Texts with more bytes than this in one request are tokenized off the async threads.
 const INLINE_BYTES: usize = 8 * 1024;
@@ -29,6 +45,9 @@ const LARGE_BYTES: usize = 256 * 1024;
 /// Most bytes of a request's prompts together, one for each text: a short body must not make more work and take more
 /// memory than the longest one without a prompt.
 const MOST_PROMPT_BYTES: usize = 16 * 1024 * 1024;
+/// What loading may take, and each of the texts that are read then: thousands of times what it does take.
+const LOADING: Allowance = Allowance { time: Duration::from_mins(1), memory_bytes: 4 << 30 };
+
 /// Where a text that is too long is cut.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -49,6 +68,19 @@ pub(crate) struct Reading {
     pub(crate) prompt: String,
     /// Where a text that is too long is cut.
     pub(crate) truncation: TruncationDirection,
+}
+
+/// What the model needs of its tokenizer.
+#[derive(Debug, Clone)]
+pub(crate) struct Needs {
+    /// Longest text, in tokens.
+    pub(crate) max_tokens: usize,
+    /// What every text is made to end with.
+    pub(crate) end_token: Option<EndToken>,
+    /// Number of tokens that the model knows, where its files say so.
+    pub(crate) vocabulary: Option<usize>,
+    /// What decides how `transformers` reads the tokenizer's files.
+    pub(crate) family: Family,
 }
 
 /// The token ids of one text.
@@ -73,6 +105,7 @@ pub(crate) struct Tokenizer {
 #[derive(Debug)]
 struct Shared {
     encoder: Encoder,
+    truncation: TruncationDirection,
     /// One permit for each request that is tokenized off the async threads.
     threads: Arc<Semaphore>,
     /// One permit fewer, for requests of much text, so that they never hold all the others up.
@@ -80,34 +113,44 @@ struct Shared {
 }
 
 impl Tokenizer {
-    /// Loads `tokenizer.json` from a model's directory. The error is one line for a person.
-    ///
-    /// Every text is made to end with the end token, if one is given.
-    pub(crate) fn load(
-        model: &Path,
-        max_tokens: usize,
-        end_token: Option<EndToken>,
-        threads: usize,
-    ) -> Result<Self, String> {
-        let file = model.join("tokenizer.json");
-        let mut tokenizer = HuggingFaceTokenizer::from_file(&file)
-            .map_err(|error| format!("`tokenizer.json` cannot be used: {error}"))?;
-        tokenizer.with_padding(None);
-        tokenizer.with_truncation(None).map_err(|error| error.to_string())?;
-        let special = SpecialTokens::find(&tokenizer, end_token)?;
-        if special.len() >= max_tokens {
-            return Err(format!(
-                "the length limit of {max_tokens} tokens leaves no room beside {} special tokens",
-                special.len()
-            ));
-        }
+    /// Loads `tokenizer.json` from a model's directory, and tries it. The error is one line for a person.
+    pub(crate) fn load(model: &Path, needs: Needs, threads: usize) -> Result<Self, String> {
+        let folder = model.to_owned();
+        let loaded = guard::run(LOADING, move |step_done| {
+            let mut file = TokenizerFile::read(&folder)?;
+            let settings = Settings::read(&folder)?;
+            classes::apply(&mut file, &settings, &needs.family)?;
+            let truncation = settings.truncation_side()?.or(file.truncation_side()?).unwrap_or_default();
+            let (normalizer, pre_tokenizer) = (file.normalizer.clone(), file.pre_tokenizer.clone());
+            let mut tokenizer = file.build()?;
+            tokenizer.set_encode_special_tokens(settings.flag("split_special_tokens", false)?);
+            let encoder = Encoder::new(tokenizer, &needs)?;
+            let _ = step_done.send(());
+            let added = encoder.added_tokens();
+            probe::read(&encoder, &probe::texts(&pre_tokenizer, &normalizer, &added), step_done)?;
+            Ok((encoder, truncation))
+        });
+        let (encoder, truncation) = loaded.unwrap_or_else(|excess| {
+            let fault = match excess {
+                Excess::Panicked => "makes the tokenizer library panic",
+                Excess::Time => "keeps the tokenizer library busy without end",
+                Excess::Memory => "makes the tokenizer library take memory without end",
+            };
+            Err(format!("`tokenizer.json` cannot be used: it {fault}"))
+        })?;
         Ok(Self {
             shared: Arc::new(Shared {
-                encoder: Encoder { tokenizer, special, max_tokens },
+                encoder,
+                truncation,
                 threads: Arc::new(Semaphore::new(threads.max(2))),
                 threads_for_large: Arc::new(Semaphore::new(threads.max(2) - 1)),
             }),
         })
+    }
+
+    /// Where a text that is too long is cut when nobody says.
+    pub(crate) fn truncation(&self) -> TruncationDirection {
+        self.shared.truncation
     }
 
     /// Tokenizes all texts of a request; long ones off the async threads, a few requests at a time.
@@ -172,8 +215,12 @@ impl Shared {
         }
         let tokenize = |(index, text): (usize, &String)| {
             wanted.check()?;
-            let tokens = self.encoder.tokenize(prompt, text, *truncation);
-            tokens.map_err(|_error| EmbedError::NotTokenizable { index })
+            let tokens = contain(|| self.encoder.tokenize(prompt, text, *truncation))?;
+            match tokens {
+                Ok(tokens) if tokens.ids.is_empty() => Err(EmbedError::NoTokens { index }),
+                Ok(tokens) if self.encoder.knows(&tokens.ids) => Ok(tokens),
+                _ => Err(EmbedError::NotTokenizable { index }),
+            }
         };
         texts.iter().enumerate().map(tokenize).collect()
     }
@@ -181,7 +228,7 @@ impl Shared {
     /// Refuses a prompt that leaves no room for a text.
     fn check_prompt(&self, prompt: &str) -> Result<(), EmbedError> {
         let limit = self.encoder.max_tokens;
-        match self.encoder.prompt_without_room(prompt) {
+        match contain(|| self.encoder.prompt_without_room(prompt))? {
             Ok(None) => Ok(()),
             Ok(Some((tokens, is_exact))) => Err(EmbedError::PromptTooLong { tokens, is_exact, limit }),
             Err(_error) => Err(EmbedError::NotTokenizable { index: 0 }),
@@ -189,10 +236,13 @@ impl Shared {
     }
 }
 
+/// A library that panics has a bug, and the request has an answer all the same.
+fn contain<T>(work: impl FnOnce() -> T) -> Result<T, EmbedError> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|_panic| EmbedError::Internal)
+}
+
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::encoder::SPARE_TOKENS;
     use super::*;
 
@@ -201,12 +251,20 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = include_str!("../tests/data/fake_model/tokenizer.json");
         std::fs::write(folder.path().join("tokenizer.json"), file).unwrap();
-        Tokenizer::load(folder.path(), max_tokens, None, 2).unwrap()
+        let needs = Needs { max_tokens, end_token: None, vocabulary: None, family: Family::default() };
+        Tokenizer::load(folder.path(), needs, 2).unwrap()
     }
 
     async fn tokens(tokenizer: &Tokenizer, text: &str) -> Tokens {
         let deadline = Instant::now() + Duration::from_secs(60);
         tokenizer.tokenize(vec![text.to_owned()], Reading::default(), deadline).await.unwrap().remove(0)
+    }
+
+    #[test]
+    fn a_panic_of_the_library_is_an_internal_error_of_the_request() {
+        let text = "a\u{a3}";
+        assert_eq!(contain(|| text[2..].len()), Err(EmbedError::Internal));
+        assert_eq!(contain(|| text[1..].len()), Ok(2));
     }
 
     #[tokio::test]

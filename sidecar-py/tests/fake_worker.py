@@ -10,7 +10,8 @@ right vector from a wrong one: see :func:`vector`. Misbehaviour is read, as a JS
 At the start: ``warm_up`` (tokens and seconds that it says its warm-up took), ``start_delay`` (seconds),
 ``start_exit`` (code), ``hello_version`` (number), ``fatal`` (message), ``never_ready`` (true), ``say`` (a
 line for standard error), ``report`` (a file that is told what is around the worker), ``orphan`` (true: a
-child that outlives the worker a little).
+child that outlives the worker a little), ``shorter`` (by so many tokens the longest text is shorter than it
+was told to be).
 
 At a batch (``only_worker`` limits them to one worker's id; ``times`` counts how often, over all workers):
 ``delay`` (seconds a batch), ``delay_per_token`` (seconds), ``cores`` (number: a batch that is given fewer
@@ -145,9 +146,9 @@ def serve(connection: Connection, misbehaviour: Misbehaviour, told: Told) -> int
     if start.get("never_ready"):
         signal.pause()
     dimension, dtype = told.dimension, told.cpu_weights
-    warm_up = start.get("warm_up", [10, 0.01])
+    warm_up, longest = start.get("warm_up", [10, 0.01]), told.max_tokens - start.get("shorter", 0)
     connection.write(
-        _protocol.Ready("fake", dimension, told.max_tokens, "cpu", dtype, "none", [], warm_up[0], warm_up[1])
+        _protocol.Ready("fake", dimension, longest, "cpu", dtype, "none", [], warm_up[0], warm_up[1])
     )
     connection.beats = True
     kept: list[bytearray] = []

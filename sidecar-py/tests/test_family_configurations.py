@@ -231,7 +231,7 @@ def test_an_odd_period_of_older_modernberts_is_refused(value: object, tmp_path: 
 REQUIRED = [
     *(("tiny-bert", key) for key in (*SIZES, "type_vocab_size")),
     *(("tiny-modernbert", key) for key in SIZES if key != "max_position_embeddings"),
-    *(("tiny-nomic-bert", key) for key in (*SIZES, "type_vocab_size")),
+    *(("tiny-nomic-bert", key) for key in (*SIZES, "type_vocab_size") if key != "max_position_embeddings"),
     *(("tiny-xlm-roberta", key) for key in (*SIZES, "type_vocab_size")),
 ]
 
@@ -239,6 +239,15 @@ REQUIRED = [
 @pytest.mark.parametrize(("family", "key"), REQUIRED)
 def test_a_missing_size_is_refused(family: str, key: str, tmp_path: Path) -> None:
     assert refusal(copy(family, tmp_path, {key: None})).code == "bad_model"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_engine_says_how_long_a_text_may_be_however_long_it_was_told(family: str, tmp_path: Path) -> None:
+    folder = copy(family, tmp_path, {})
+    positions = read_config(folder)["max_position_embeddings"]
+    told = [_mlx_engine.load(folder, max_tokens).info.max_tokens for max_tokens in (16, 1 << 20)]
+    assert told[0] == 16
+    assert told[1] == positions - (2 if family == "tiny-xlm-roberta" else 0)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

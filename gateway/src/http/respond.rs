@@ -103,6 +103,7 @@ fn classify(error: &RequestError) -> (StatusCode, Kind, &'static str) {
                 (StatusCode::BAD_REQUEST, Kind::Input, "deadline_too_short")
             }
             EmbedError::PoisonInput { .. } => (StatusCode::UNPROCESSABLE_ENTITY, Kind::Input, "poison_input"),
+            EmbedError::NoTokens { .. } => (StatusCode::BAD_REQUEST, Kind::Input, "empty_input"),
             EmbedError::NotTokenizable { .. } => (StatusCode::BAD_REQUEST, Kind::Input, "not_tokenizable"),
             EmbedError::Draining => (StatusCode::SERVICE_UNAVAILABLE, Kind::Overload, "draining"),
             EmbedError::NoWorker { .. } => (StatusCode::SERVICE_UNAVAILABLE, Kind::Overload, "no_worker"),

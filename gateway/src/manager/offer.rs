@@ -7,7 +7,7 @@ use super::shorten;
 use super::vector::VectorForm;
 use crate::error::EmbedError;
 use crate::model::{Model, Prompts};
-use crate::tokenizer::Reading;
+use crate::tokenizer::{Reading, TruncationDirection};
 
 /// Shortest vector that a request may ask for, where the model's own is not shorter.
 const FEWEST_DIMENSIONS: usize = 32;
@@ -20,6 +20,7 @@ pub(super) struct Offer {
     pub(super) normalize: bool,
     pub(super) pools_prompt: bool,
     pub(super) prompts: Prompts,
+    pub(super) truncation: TruncationDirection,
 }
 
 /// What is to be done for a request.
@@ -31,13 +32,14 @@ pub(super) struct Plan {
 }
 
 impl Offer {
-    pub(super) fn of(model: &Model) -> Self {
+    pub(super) fn of(model: &Model, truncation: TruncationDirection) -> Self {
         Self {
             dimension: model.dimension,
             pooling: model.pooling,
             normalize: model.normalize,
             pools_prompt: model.pools_prompt,
             prompts: model.prompts.clone(),
+            truncation,
         }
     }
 
@@ -52,7 +54,8 @@ impl Offer {
             dimension: self.dimension(request.dimensions)?,
             normalize: request.normalize.unwrap_or(self.normalize),
         };
-        Ok(Plan { pooling, reading: Reading { prompt, truncation: request.truncation_direction }, form })
+        let truncation = request.truncation_direction.unwrap_or(self.truncation);
+        Ok(Plan { pooling, reading: Reading { prompt, truncation }, form })
     }
 
     fn prompt(&self, prompt: &Prompt) -> Result<String, EmbedError> {
@@ -84,11 +87,11 @@ impl Offer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tokenizer::TruncationDirection;
 
     fn offer(dimension: usize, pools_prompt: bool) -> Offer {
         let prompts = Prompts::known("qwen3");
-        Offer { dimension, pooling: Pooling::Mean, normalize: false, pools_prompt, prompts }
+        let truncation = TruncationDirection::Right;
+        Offer { dimension, pooling: Pooling::Mean, normalize: false, pools_prompt, prompts, truncation }
     }
 
     fn request() -> EmbedRequest {
@@ -109,7 +112,7 @@ mod tests {
             normalize: Some(true),
             dimensions: Some(32),
             prompt: Prompt::Instruction("Rank".to_owned()),
-            truncation_direction: TruncationDirection::Left,
+            truncation_direction: Some(TruncationDirection::Left),
             ..request()
         };
         let reading =

@@ -23,8 +23,8 @@ pub struct EmbedRequest {
     pub normalize: Option<bool>,
     /// Whether a text beyond the model's length limit is cut; else it is an error.
     pub truncate: bool,
-    /// Where such a text is cut.
-    pub truncation_direction: TruncationDirection,
+    /// Where such a text is cut; `None` does what the model's files say, which is mostly nothing: its end is left out.
+    pub truncation_direction: Option<TruncationDirection>,
     /// How long the request may take, where that is less than [`super::Config::request_timeout`].
     pub timeout: Option<Duration>,
 }
@@ -42,7 +42,7 @@ pub enum Prompt {
 }
 
 impl EmbedRequest {
-    /// A request for vectors as the served model gives them, of texts that may be cut at their end.
+    /// A request for vectors as the served model gives them, of texts that may be cut.
     #[must_use]
     pub fn new(texts: Vec<String>) -> Self {
         Self {
@@ -53,7 +53,7 @@ impl EmbedRequest {
             dimensions: None,
             normalize: None,
             truncate: true,
-            truncation_direction: TruncationDirection::Right,
+            truncation_direction: None,
             timeout: None,
         }
     }

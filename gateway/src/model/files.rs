@@ -16,6 +16,8 @@ pub(super) struct ModelConfig {
     n_embd: Option<usize>,
     max_position_embeddings: Option<usize>,
     n_positions: Option<usize>,
+    pub(super) vocab_size: Option<usize>,
+    pub(super) tokenizer_class: Option<String>,
     /// Some models state -1 where they have none.
     pub(super) pad_token_id: Option<i64>,
     pub(super) eos_token_id: Option<OneOrMany<i64>>,
@@ -75,6 +77,8 @@ pub(super) struct SentenceConfig {
 /// `tokenizer_config.json`; a number beyond `usize` stands for "no limit" in some models.
 #[derive(Debug, Deserialize)]
 pub(super) struct TokenizerConfig {
+    /// Older files call it `max_len`.
+    #[serde(alias = "max_len")]
     pub(super) model_max_length: Option<f64>,
 }
 

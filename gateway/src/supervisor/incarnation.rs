@@ -154,11 +154,19 @@ async fn handshake(
     };
     tracing::debug!(worker = id, pid, sidecar_version, "worker started");
     match next_message(shared, socket).await? {
-        WorkerMessage::Ready(ready) if ready.dimension as usize == shared.dimension => Ok(ready),
-        WorkerMessage::Ready(ready) => Err(Loss::Fatal(format!(
-            "it answers vectors of {} numbers, but `hidden_size` in the model's `config.json` is {}",
-            ready.dimension, shared.dimension
-        ))),
+        WorkerMessage::Ready(ready) if ready.dimension as usize != shared.dimension => {
+            Err(Loss::Fatal(format!(
+                "it answers vectors of {} numbers, but `hidden_size` in the model's `config.json` is {}",
+                ready.dimension, shared.dimension
+            )))
+        }
+        WorkerMessage::Ready(ready) if ready.max_tokens as usize != shared.max_tokens => {
+            Err(Loss::Fatal(format!(
+                "it takes texts of {} tokens, and the gateway would send up to {}: `max_position_embeddings` in the model's `config.json` may be wrong",
+                ready.max_tokens, shared.max_tokens
+            )))
+        }
+        WorkerMessage::Ready(ready) => Ok(ready),
         WorkerMessage::Fatal(fatal) => Err(Loss::Fatal(printable::line(&fatal.message).into_owned())),
         other => Err(Loss::Protocol(format!("it sent {other:?} before it was ready"))),
     }

@@ -8,7 +8,8 @@ use std::borrow::Cow;
 use tokenizers::{Encoding, Tokenizer as HuggingFaceTokenizer};
 
 use super::special::SpecialTokens;
-use super::{Tokens, TruncationDirection};
+use super::vocabulary;
+use super::{Needs, Tokens, TruncationDirection};
 
 /// First guess of how many bytes the longest allowed text has, per token.
 const BYTES_PER_TOKEN: usize = 16;
@@ -31,6 +32,8 @@ pub(super) struct Encoder {
     pub(super) tokenizer: HuggingFaceTokenizer,
     pub(super) special: SpecialTokens,
     pub(super) max_tokens: usize,
+    /// The model's number of tokens, where the tokenizer has an entry beyond them.
+    pub(super) known_tokens: Option<usize>,
 }
 
 /// What was seen of a text.
@@ -40,6 +43,35 @@ struct Seen {
 }
 
 impl Encoder {
+    /// The error is one line for a person.
+    pub(super) fn new(tokenizer: HuggingFaceTokenizer, needs: &Needs) -> Result<Self, String> {
+        let max_tokens = needs.max_tokens;
+        let special = SpecialTokens::find(&tokenizer, needs.end_token)?;
+        if special.len() >= max_tokens {
+            return Err(format!(
+                "the length limit of {max_tokens} tokens leaves no room beside {} special tokens",
+                special.len()
+            ));
+        }
+        let known_tokens = match needs.vocabulary {
+            Some(vocabulary) => vocabulary::known_tokens(&tokenizer, &special, vocabulary)?,
+            None => None,
+        };
+        Ok(Self { tokenizer, special, max_tokens, known_tokens })
+    }
+
+    /// Whether the model has a vector for each of the tokens.
+    pub(super) fn knows(&self, ids: &[u32]) -> bool {
+        self.known_tokens.is_none_or(|known| ids.iter().all(|id| (*id as usize) < known))
+    }
+
+    /// Tokens that are looked for before everything else, in the order of their ids.
+    pub(super) fn added_tokens(&self) -> Vec<String> {
+        let mut tokens: Vec<_> = self.tokenizer.get_added_tokens_decoder().into_iter().collect();
+        tokens.sort_unstable_by_key(|(id, _)| *id);
+        tokens.into_iter().map(|(_, token)| token.content).collect()
+    }
+
     /// Tokens of a prompt and the special ones, and whether all of it was counted, if that leaves no room for a text.
     pub(super) fn prompt_without_room(&self, prompt: &str) -> tokenizers::Result<Option<(usize, bool)>> {
         let Seen { encoding, is_whole } = self.encode_enough(prompt, |bytes| beginning("", prompt, bytes))?;
@@ -164,7 +196,7 @@ mod tests {
         let mut tokenizer: HuggingFaceTokenizer = file.parse().unwrap();
         tokenizer.with_truncation(None).unwrap().with_padding(None);
         let special = SpecialTokens::find(&tokenizer, None).unwrap();
-        Encoder { tokenizer, special, max_tokens }
+        Encoder { tokenizer, special, max_tokens, known_tokens: None }
     }
 
     fn ids(encoder: &Encoder, prompt: &str, text: &str, direction: TruncationDirection) -> Vec<u32> {

@@ -43,6 +43,10 @@ impl SpecialTokens {
         Ok(special)
     }
 
+    pub(super) fn ids(&self) -> impl Iterator<Item = u32> {
+        self.before.iter().chain(&self.behind).copied()
+    }
+
     pub(super) fn len(&self) -> usize {
         self.before.len() + self.behind.len()
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::support;
 
 /// Modules of the gateway, each before those that it may import.
-const DOWNSTREAM: [&str; 20] = [
+const DOWNSTREAM: [&str; 21] = [
     "benchmark",
     "config",
     "cli",
@@ -26,6 +26,7 @@ const DOWNSTREAM: [&str; 20] = [
     "trust",
     "machine",
     "metrics",
+    "panics",
     "error",
     "printable",
 ];

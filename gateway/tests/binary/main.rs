@@ -23,5 +23,6 @@ mod shutdown;
 mod start;
 mod surroundings;
 mod terminal;
+mod tokenizer_files;
 mod trust;
 mod vector_forms;

@@ -233,6 +233,7 @@ fn row_33_a_directory_that_holds_no_usable_model_is_refused() {
 fn a_worker_that_can_never_be_ready_ends_the_gateway() {
     for (misbehaviour, part) in [
         (json!({"fatal": "the weights are damaged"}), "the weights are damaged"),
+        (json!({"shorter": 1}), "texts of 63 tokens, and the gateway would send up to 64"),
         (json!({"hello_version": 2}), "protocol version 2"),
     ] {
         let mut gateway = Gateway::misbehaving(&misbehaviour, &["--workers", "2"]);

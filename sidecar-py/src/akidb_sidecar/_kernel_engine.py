@@ -45,7 +45,7 @@ class KernelEngine:
         self.info = EngineInfo(
             model_type=model_type,
             dimension=model.dimension,
-            max_tokens=max_tokens,
+            max_tokens=min(max_tokens, model.longest_text),
             device="cpu",
             dtype="float32",
             blas=blas,

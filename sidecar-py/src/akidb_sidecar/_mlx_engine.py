@@ -105,7 +105,7 @@ class MlxEngine:
         self.info = EngineInfo(
             model_type=model_type,
             dimension=model.dimension,
-            max_tokens=max_tokens,
+            max_tokens=min(max_tokens, model.longest_text),
             device="gpu" if on_gpu else "cpu",
             dtype=str(model.dtype).removeprefix("mlx.core."),
             blas=BLAS.name,

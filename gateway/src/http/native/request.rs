@@ -185,7 +185,7 @@ fn request(body: EmbedBody) -> Result<EmbedRequest, RequestError> {
         dimensions: body.dimensions.flatten().as_ref().map(dimensions).transpose()?,
         normalize: body.normalize.flatten(),
         truncate: body.truncate.flatten().unwrap_or(true),
-        truncation_direction: body.truncation_direction.flatten().unwrap_or_default(),
+        truncation_direction: body.truncation_direction.flatten(),
         ..EmbedRequest::new(body.texts.ok_or_else(missing)?)
     })
 }
@@ -286,7 +286,7 @@ mod tests {
             ("Right", TruncationDirection::Right),
         ] {
             let choice = format!(r#""truncation_direction":"{word}""#);
-            assert_eq!(request(&choice).truncation_direction, direction, "{word}");
+            assert_eq!(request(&choice).truncation_direction, Some(direction), "{word}");
         }
     }
 

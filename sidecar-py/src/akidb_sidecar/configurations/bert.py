@@ -64,7 +64,7 @@ def _read(values: Values, first_position: int, prefix: str) -> BertConfiguration
     values.must_be("feed_forward_type", "original")  # another one is of Jina's code
     values.ignore(IGNORED)
     dimension, heads = _common.width_and_heads(values)
-    positions = values.size("max_position_embeddings")
+    positions = values.size("max_position_embeddings", 512)
     if positions <= first_position:
         raise ModelError(
             "bad_model", f"of {positions} positions none is left where {first_position} is the first"

@@ -97,7 +97,7 @@ def read(values: Values) -> NomicBertConfiguration:
         layers=values.size("num_hidden_layers"),
         inner=values.size("intermediate_size"),
         vocabulary=values.size("vocab_size"),
-        positions=values.size("max_position_embeddings"),
+        positions=values.size("max_position_embeddings", 2048),
         types=values.size("type_vocab_size"),
         theta=_rotary.base(values, values.number("rotary_emb_base", 1000.0)),
         epsilon=values.number("layer_norm_eps", 1e-12),
