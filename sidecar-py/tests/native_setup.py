@@ -16,10 +16,10 @@ SECONDS = 60
 """How long loading may take."""
 LOAD = """
 import json
-from akidb_sidecar import _compiler, _kernels
+from akidb_sidecar import _kernels
 try:
     kernels = _kernels.load()
-except _compiler.BuildError as error:
+except Exception as error:
     print(json.dumps({"error": str(error)}))
 else:
     print(json.dumps({"panel": kernels.panel, "warnings": kernels.warnings}))
