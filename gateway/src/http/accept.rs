@@ -49,7 +49,7 @@ impl<'a> Range<'a> {
             match name.trim() {
                 name if name.eq_ignore_ascii_case("q") => range.quality = thousandths(value.trim())?,
                 name if name.eq_ignore_ascii_case("version") => {
-                    range.version = Some(value.trim().trim_matches('"'))
+                    range.version = Some(value.trim().trim_matches('"'));
                 }
                 _ => {}
             }

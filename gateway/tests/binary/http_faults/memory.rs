@@ -51,7 +51,7 @@ fn memory_is_bounded_by_the_budgets_of_bodies_and_answers_and_is_given_back() {
             )
         })
         .collect();
-    let body = format!("{{\"texts\":[{}\"a\"]}}", "\"a\",".repeat(4 * MEBIBYTE as usize - 16));
+    let body = format!("{{\"texts\":[{}\"a\"]}}", "\"a\",".repeat((4 << 20) - 16));
     let head =
         format!("POST /api/v1/embed HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n", body.len());
     std::thread::scope(|scope| {
