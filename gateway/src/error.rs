@@ -185,6 +185,11 @@ fn at_least(least: usize, most: usize) -> String {
 }
 
 impl EmbedError {
+    /// No worker was ready in time, and it is not known when one will be.
+    pub(crate) fn no_worker_in_time() -> Self {
+        Self::NoWorker { retry_after: Duration::from_secs(1) }
+    }
+
     /// How long to wait before the request is sent again; `None` where that would not help.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
@@ -194,6 +199,15 @@ impl EmbedError {
             _ => None,
         }
     }
+}
+
+/// As much of a client's words as an answer repeats.
+pub(crate) fn shorten(text: &str) -> String {
+    const LONGEST_BYTES: usize = 300;
+    if text.len() <= LONGEST_BYTES {
+        return text.to_owned();
+    }
+    format!("{}...", &text[..text.floor_char_boundary(LONGEST_BYTES)])
 }
 
 /// Exit codes of the process, those of BSD's `sysexits.h` where it has one.

@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::error::{EmbedError, StartError};
+use crate::error::{EmbedError, StartError, shorten};
 use crate::job::{Job, Place, QueueEntry, Reply, Share};
 use crate::machine;
 use crate::metrics::{Metrics, Phase, Status};
@@ -370,7 +370,7 @@ impl EmbeddingManager {
                 return Err(if was_lost { EmbedError::WorkerLost } else { EmbedError::NoWorker { retry_after } });
             }
             () = self.abandoned.cancelled() => {
-                return Err(if self.is_ready() { EmbedError::Draining } else { no_worker_in_time() });
+                return Err(if self.is_ready() { EmbedError::Draining } else { EmbedError::no_worker_in_time() });
             }
         };
         match collected {
@@ -378,7 +378,7 @@ impl EmbeddingManager {
             // Jobs are dropped unanswered only when nobody waits for them any more.
             Ok(None) if Instant::now() < deadline => Err(EmbedError::Internal),
             _ if worker_lost.load(Ordering::Relaxed) => Err(EmbedError::WorkerLost),
-            _ if !self.is_ready() => Err(no_worker_in_time()),
+            _ if !self.is_ready() => Err(EmbedError::no_worker_in_time()),
             _ => Err(EmbedError::DeadlineExceeded),
         }
     }
@@ -495,18 +495,4 @@ impl EmbeddingManager {
     pub(crate) fn count_rejected(&self, code: &'static str) {
         self.metrics.request_rejected(code);
     }
-}
-
-/// No worker was ready in time, and it is not known when one will be.
-fn no_worker_in_time() -> EmbedError {
-    EmbedError::NoWorker { retry_after: Duration::from_secs(1) }
-}
-
-/// As much of a client's words as an answer repeats.
-pub(crate) fn shorten(text: &str) -> String {
-    const LONGEST_BYTES: usize = 300;
-    if text.len() <= LONGEST_BYTES {
-        return text.to_owned();
-    }
-    format!("{}...", &text[..text.floor_char_boundary(LONGEST_BYTES)])
 }

@@ -6,7 +6,7 @@ use hyper::HeaderMap;
 use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
 
 use super::respond::RequestError;
-use crate::manager::shorten;
+use crate::error::shorten;
 
 /// Carries a request's id, in requests and in answers.
 pub(super) const REQUEST_ID: &str = "x-request-id";

@@ -19,7 +19,7 @@ use hyper::header::{HOST, ORIGIN};
 use hyper::http::request::Parts;
 
 use super::respond::RequestError;
-use crate::manager::shorten;
+use crate::error::shorten;
 
 /// Names below these are never on the public internet.
 const PRIVATE_DOMAINS: [&str; 3] = [".localhost", ".local", ".internal"];

@@ -3,9 +3,8 @@
 use akidb_protocol::Pooling;
 
 use super::request::{EmbedRequest, Prompt};
-use super::shorten;
 use super::vector::VectorForm;
-use crate::error::EmbedError;
+use crate::error::{EmbedError, shorten};
 use crate::model::{Model, Prompts};
 use crate::tokenizer::{Reading, TruncationDirection};
 

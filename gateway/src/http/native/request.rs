@@ -10,9 +10,9 @@ use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use crate::Pooling;
-use crate::error::EmbedError;
+use crate::error::{EmbedError, shorten};
 use crate::http::respond::RequestError;
-use crate::manager::{EmbedRequest, Prompt, TruncationDirection, shorten};
+use crate::manager::{EmbedRequest, Prompt, TruncationDirection};
 
 /// Levels of arrays and objects that a body may have.
 const DEEPEST_NESTING: usize = 128;
