@@ -59,9 +59,9 @@ pub enum EmbedError {
         /// The names of the model's prompts, a comma between two.
         known: String,
     },
-    /// The model leaves its prompt out of the mean over its tokens, which the workers do not.
+    /// The model leaves its prompt out of its pooling, which the workers do not.
     #[error(
-        "this model leaves the tokens of a prompt out of its mean, which is not supported here: name no prompt, or one without text"
+        "this model leaves the tokens of a prompt out of its pooling, which is not supported here: name no prompt, or one without text"
     )]
     PromptNotSupported,
     /// The request gives an instruction to a model that was not trained with any.

@@ -123,6 +123,7 @@ impl EmbeddingManager {
             max_tokens: model.max_tokens,
             end_token: model.end_token,
             vocabulary: model.vocabulary,
+            lower_case: model.lower_case,
             family: Family {
                 model_type: model.model_type.clone(),
                 tokenizer_class: model.tokenizer_class.clone(),

@@ -1,18 +1,25 @@
 //! Which model is served, and the facts its own files state.
 //!
-//! * `files`: the files as they are written.
+//! * `files`: the files of transformers as they are written.
 //! * `json`: what Python takes for JSON.
+//! * `object`: the files of sentence-transformers, of which every key must be known.
+//! * `kind`: whether it is an embedding model.
+//! * `modules`, `pooling`, `sentence`, `library`: what each file of sentence-transformers says.
 //! * `limit`: the longest text.
 //! * `memory`: what the weights take in a worker.
-//! * `modules`: pooling and normalization.
 //! * `prompts`: the texts that stand before a text.
 
 mod files;
 mod json;
+mod kind;
+mod library;
 mod limit;
 mod memory;
 mod modules;
+mod object;
+mod pooling;
 mod prompts;
+mod sentence;
 
 pub(crate) use prompts::Prompts;
 
@@ -22,8 +29,11 @@ use akidb_protocol::Pooling;
 
 use crate::error::StartError;
 use crate::sidecar::{Sidecar, Wanted};
-use files::{ModelConfig, OneOrMany, SentenceConfig, TokenizerConfig};
-use modules::Head;
+use files::{ModelConfig, OneOrMany, TokenizerConfig};
+use kind::Signs;
+use library::Library;
+use modules::{Head, Modules};
+use sentence::Sentence;
 
 /// Which model to serve.
 #[derive(Debug, Clone)]
@@ -75,7 +85,7 @@ impl Default for Config {
 pub(crate) struct Model {
     /// Name that requests and answers use.
     pub(crate) served_name: String,
-    /// Directory in Hugging Face layout.
+    /// Folder with `config.json`, `tokenizer.json` and the weights; of older models one within the model.
     pub(crate) path: PathBuf,
     /// Length of every vector.
     pub(crate) dimension: usize,
@@ -85,12 +95,16 @@ pub(crate) struct Model {
     pub(crate) pooling: Pooling,
     /// Whether the model's vectors have length 1.
     pub(crate) normalize: bool,
+    /// Whether texts are lower-cased before everything else that the tokenizer does.
+    pub(crate) lower_case: bool,
     /// Whether the tokens of a prompt are pooled like those of the text.
     pub(crate) pools_prompt: bool,
     /// What the model was trained to read before a text.
     pub(crate) prompts: Prompts,
     /// The token that every text must end with, where the model reads a text's vector off it.
     pub(crate) end_token: Option<EndToken>,
+    /// Keys of its files that are served without being known, each with its file.
+    pub(crate) unknown_keys: Vec<String>,
     /// `model_type` of `config.json`.
     pub(crate) model_type: String,
     /// `tokenizer_class` of `config.json`.
@@ -144,7 +158,7 @@ impl Model {
         for warning in &prepared.warnings {
             tracing::warn!(model = served_name, warning, "model warns");
         }
-        let model = Self::read(served_name, prepared.path, prepared.weights_bytes, config.cpu_weights)
+        let model = Self::read(served_name, &prepared.path, prepared.weights_bytes, config.cpu_weights)
             .map_err(|reason| StartError::Model { model: config.model.clone(), reason })?;
         tracing::info!(
             model = model.served_name,
@@ -157,6 +171,12 @@ impl Model {
             prompts = model.prompts.names(),
             "model resolved"
         );
+        if !model.unknown_keys.is_empty() {
+            tracing::warn!(
+                keys = model.unknown_keys.join(", "),
+                "the model's files have keys that are not known and not obeyed"
+            );
+        }
         if model.weights_bytes > model.stored_bytes {
             tracing::info!(
                 bytes_in_each_worker = model.weights_bytes,
@@ -167,27 +187,35 @@ impl Model {
         Ok(model)
     }
 
-    fn read(
+    /// Reads the files of a model in a local directory, whose weights take so many bytes. The error is one line for a person.
+    pub(crate) fn read(
         served_name: String,
-        path: PathBuf,
+        model: &Path,
         stored_bytes: u64,
         cpu_weights: CpuWeights,
     ) -> Result<Self, String> {
+        Signs::read(model).check()?;
+        let modules = Modules::read(model)?;
+        let transformer = modules.as_ref().map_or("", |modules| &modules.transformer);
+        let path = model.join(transformer);
         let config: ModelConfig =
             files::read(&path, "config.json")?.ok_or("`config.json` is missing from its directory")?;
-        let sentence: Option<SentenceConfig> = files::read(&path, "sentence_bert_config.json")?;
+        let sentence = Sentence::read(model, transformer)?;
         let tokenizer: Option<TokenizerConfig> = files::read(&path, "tokenizer_config.json")?;
-        let head = Head::read(&path, &config.model_type)?;
-        let prompts = files::read(&path, "config_sentence_transformers.json")?;
-        let max_tokens = limit::max_tokens(&config, sentence.as_ref(), tokenizer.as_ref())?;
+        let max_tokens = limit::max_tokens(&config, &sentence, tokenizer.as_ref())?;
         let dimension = config
             .dimension()
             .filter(|dimension| *dimension > 0)
             .ok_or("`hidden_size` in `config.json` is missing or 0")?;
-        let prompts = Prompts::new(&config.model_type, prompts)?;
-        if !head.pools_prompt && head.pooling == Pooling::Mean && !prompts.default_text().is_empty() {
-            return Err("it has a default prompt and leaves prompts out of its mean, which is not supported"
-                .to_owned());
+        let head = Head::read(model, modules.as_ref(), &config.model_type, dimension)?;
+        let library = Library::read(model, dimension)?;
+        let unknown_keys = library.as_ref().map(|library| library.unknown.clone()).unwrap_or_default();
+        let prompts = Prompts::new(&config.model_type, library);
+        if !head.pools_prompt && head.pooling != Pooling::Last && !prompts.default_text().is_empty() {
+            return Err(
+                "it has a default prompt and leaves prompts out of its pooling, which is not supported"
+                    .to_owned(),
+            );
         }
         Ok(Self {
             served_name,
@@ -195,9 +223,11 @@ impl Model {
             max_tokens,
             pooling: head.pooling,
             normalize: head.normalize,
+            lower_case: sentence.lower_case,
             pools_prompt: head.pools_prompt,
             prompts,
             end_token: EndToken::of(&config, head.pooling),
+            unknown_keys,
             vocabulary: config.vocab_size,
             tokenizer_class: config.tokenizer_class.clone(),
             model_type: config.model_type.clone(),
@@ -206,6 +236,11 @@ impl Model {
             path,
         })
     }
+}
+
+/// The name of a file in a folder within a model.
+fn within(folder: &str, name: &str) -> String {
+    if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") }
 }
 
 /// A model's name, or the last component of its path.
@@ -239,9 +274,10 @@ mod tests {
     fn read(files: &[(&str, &str)]) -> Result<Model, String> {
         let folder = tempfile::tempdir().unwrap();
         for (name, content) in files {
+            std::fs::create_dir_all(folder.path().join(name).parent().unwrap()).unwrap();
             std::fs::write(folder.path().join(name), content).unwrap();
         }
-        Model::read("test".to_owned(), folder.path().to_owned(), 0, CpuWeights::default())
+        Model::read("test".to_owned(), folder.path(), 0, CpuWeights::default())
     }
 
     #[test]
@@ -273,15 +309,26 @@ mod tests {
     }
 
     #[test]
-    fn a_pooling_that_is_named_must_be_there() {
-        let config =
-            ("config.json", r#"{"model_type": "bert", "hidden_size": 8, "max_position_embeddings": 64}"#);
-        let modules = |path: &str| {
-            format!(r#"[{{"idx": 0, "name": "0", "path": "{path}", "type": "models.Pooling"}}]"#)
+    fn everything_of_the_transformer_is_read_from_its_own_folder() {
+        let modules = r#"[{"name": "0", "path": "0_Transformer", "type": "sentence_transformers.models.Transformer"},
+            {"name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}]"#;
+        let config = |size: usize| {
+            format!(r#"{{"model_type": "bert", "hidden_size": {size}, "max_position_embeddings": 64}}"#)
         };
-        let refusal = read(&[config, ("modules.json", &modules("1_Pooling"))]).unwrap_err();
-        assert!(refusal.contains("`1_Pooling/config.json` is missing"), "{refusal}");
-        assert_eq!(read(&[config, ("modules.json", &modules(""))]).unwrap().pooling, Pooling::Mean);
+        let model = read(&[
+            ("modules.json", modules),
+            ("1_Pooling/config.json", r#"{"word_embedding_dimension": 8}"#),
+            ("config.json", &config(4)),
+            ("sentence_bert_config.json", r#"{"max_seq_length": 4}"#),
+            ("0_Transformer/config.json", &config(8)),
+            ("0_Transformer/sentence_bert_config.json", r#"{"max_seq_length": 32, "do_lower_case": true}"#),
+            ("config_sentence_transformers.json", r#"{"prompts": {"query": "q: "}, "x": 1}"#),
+        ])
+        .unwrap();
+        assert!(model.path.ends_with("0_Transformer") && model.lower_case && !model.normalize);
+        assert_eq!((model.dimension, model.max_tokens), (8, 32));
+        assert_eq!(model.prompts.named("query"), Some("q: "));
+        assert_eq!(model.unknown_keys, ["config_sentence_transformers.json: x"]);
     }
 
     #[test]

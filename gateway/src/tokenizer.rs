@@ -7,6 +7,7 @@
 //! * `settings`: `tokenizer_config.json`; `classes`: what `transformers` makes of both.
 //! * `special`: the special tokens around a text.
 //! * `encoder`: one text to tokens, cut where it is too long.
+//! * `lower_case`: what `sentence_bert_config.json` may ask for.
 //! * `vocabulary`: whether the model knows every token.
 //! * `probe`: unusual texts that are read at the start, under `guard`.
 
@@ -15,6 +16,7 @@ mod classes;
 mod encoder;
 mod file;
 mod guard;
+mod lower_case;
 mod normalizers;
 mod probe;
 mod settings;
@@ -79,6 +81,8 @@ pub(crate) struct Needs {
     pub(crate) end_token: Option<EndToken>,
     /// Number of tokens that the model knows, where its files say so.
     pub(crate) vocabulary: Option<usize>,
+    /// Whether texts are lower-cased before everything else.
+    pub(crate) lower_case: bool,
     /// What decides how `transformers` reads the tokenizer's files.
     pub(crate) family: Family,
 }
@@ -120,6 +124,9 @@ impl Tokenizer {
             let mut file = TokenizerFile::read(&folder)?;
             let settings = Settings::read(&folder)?;
             classes::apply(&mut file, &settings, &needs.family)?;
+            if needs.lower_case {
+                lower_case::put_first(&mut file.normalizer);
+            }
             let truncation = settings.truncation_side()?.or(file.truncation_side()?).unwrap_or_default();
             let (normalizer, pre_tokenizer) = (file.normalizer.clone(), file.pre_tokenizer.clone());
             let mut tokenizer = file.build()?;
@@ -251,7 +258,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = include_str!("../tests/data/fake_model/tokenizer.json");
         std::fs::write(folder.path().join("tokenizer.json"), file).unwrap();
-        let needs = Needs { max_tokens, end_token: None, vocabulary: None, family: Family::default() };
+        let needs = Needs {
+            max_tokens,
+            end_token: None,
+            vocabulary: None,
+            lower_case: false,
+            family: Family::default(),
+        };
         Tokenizer::load(folder.path(), needs, 2).unwrap()
     }
 

@@ -122,6 +122,25 @@ def test_repository_that_is_no_model_is_refused_before_a_file_is_fetched(
     assert all(part in message for part in ("`owner/name`", *parts)), message
 
 
+def test_transformer_in_a_folder_of_its_own_is_downloaded_and_must_be_whole(sidecar: Sidecar) -> None:
+    with FakeHub() as hub:
+        for name in ("config.json", "tokenizer.json", "model.safetensors"):
+            hub.files[f"0_Transformer/{name}"] = hub.files.pop(name)
+        hub.files["1_Pooling/config.json"] = b"{}"
+        hub.files["modules.json"] = b'[{"path": "0_Transformer", "type": "x"}]'
+        path = Path(sidecar.prepare(hub)["path"])
+        assert (path / "0_Transformer" / "model.safetensors").is_file()
+        _, models, _ = sidecar.run(None, "models", "list")
+        assert models[-1]["path"] == str(path)
+        assert models[-1]["state"] == "ready"
+        hub.move({**hub.files, "modules.json": b'[{"path": "other", "type": "x"}]'}, NEXT_COMMIT)
+        message = sidecar.error(hub, "bad_model", *PULL)
+        assert "no `other/config.json`" in message
+        del hub.files["0_Transformer/tokenizer.json"]
+        hub.move(hub.files, "f" * 40)
+        assert "no `config.json`" in sidecar.error(hub, "bad_model", *PULL)
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 @pytest.mark.parametrize("command", [("prepare", *PULL[2:]), PULL])
 def test_download_that_was_cut_off_goes_on_where_it_stopped(

@@ -46,7 +46,7 @@ impl Offer {
     pub(super) fn plan(&self, request: &EmbedRequest) -> Result<Plan, EmbedError> {
         let pooling = request.pooling.unwrap_or(self.pooling);
         let prompt = self.prompt(&request.prompt)?;
-        if !self.pools_prompt && pooling == Pooling::Mean && !prompt.is_empty() {
+        if !self.pools_prompt && pooling != Pooling::Last && !prompt.is_empty() {
             return Err(EmbedError::PromptNotSupported);
         }
         let form = VectorForm {
@@ -156,11 +156,13 @@ mod tests {
     }
 
     #[test]
-    fn a_model_that_leaves_prompts_out_of_its_mean_takes_only_prompts_without_text() {
+    fn a_model_that_leaves_prompts_out_of_its_pooling_takes_only_prompts_without_text() {
         let offer = offer(64, false);
         assert_eq!(offer.plan(&named("query")), Err(EmbedError::PromptNotSupported));
         assert!(offer.plan(&named("document")).is_ok() && offer.plan(&request()).is_ok());
-        let by_first_token = EmbedRequest { pooling: Some(Pooling::Cls), ..named("query") };
-        assert!(offer.plan(&by_first_token).is_ok());
+        let pooled = |pooling| EmbedRequest { pooling: Some(pooling), ..named("query") };
+        // The first token would be that of the text, and the last one is that anyway.
+        assert_eq!(offer.plan(&pooled(Pooling::Cls)), Err(EmbedError::PromptNotSupported));
+        assert!(offer.plan(&pooled(Pooling::Last)).is_ok());
     }
 }

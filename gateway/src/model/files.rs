@@ -1,6 +1,5 @@
 //! The files of a model's directory, as they are written, as far as the gateway needs them.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -68,43 +67,12 @@ impl<T> OneOrMany<T> {
     }
 }
 
-/// `sentence_bert_config.json`.
-#[derive(Debug, Deserialize)]
-pub(super) struct SentenceConfig {
-    pub(super) max_seq_length: Option<usize>,
-}
-
 /// `tokenizer_config.json`; a number beyond `usize` stands for "no limit" in some models.
 #[derive(Debug, Deserialize)]
 pub(super) struct TokenizerConfig {
     /// Older files call it `max_len`.
     #[serde(alias = "max_len")]
     pub(super) model_max_length: Option<f64>,
-}
-
-/// `config_sentence_transformers.json`.
-#[derive(Debug, Default, Deserialize)]
-pub(super) struct PromptConfig {
-    pub(super) prompts: Option<BTreeMap<String, String>>,
-    pub(super) default_prompt_name: Option<String>,
-}
-
-/// One element of `modules.json`.
-#[derive(Debug, Deserialize)]
-pub(super) struct Module {
-    #[serde(default)]
-    pub(super) path: String,
-    pub(super) r#type: String,
-}
-
-/// The `config.json` of the pooling module.
-#[derive(Debug, Deserialize)]
-pub(super) struct PoolingConfig {
-    pub(super) pooling_mode: Option<OneOrMany<String>>,
-    pub(super) include_prompt: Option<bool>,
-    /// All other keys; the older form has one `pooling_mode_*: bool` for each mode.
-    #[serde(flatten)]
-    pub(super) others: BTreeMap<String, serde_json::Value>,
 }
 
 /// Reads a JSON file of the directory; `None` when there is none.

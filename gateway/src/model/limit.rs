@@ -1,6 +1,7 @@
 //! The longest text that a model takes, in tokens. The gateway decides, and a worker says whether it can do it.
 
-use super::files::{ModelConfig, SentenceConfig, TokenizerConfig};
+use super::files::{ModelConfig, TokenizerConfig};
+use super::sentence::Sentence;
 
 /// Longest text, whatever the files say: no model that is served was trained with longer ones.
 const MOST_TOKENS: usize = 1 << 20;
@@ -11,19 +12,15 @@ const NO_LIMIT: f64 = 1e9;
 /// person.
 pub(super) fn max_tokens(
     config: &ModelConfig,
-    sentence: Option<&SentenceConfig>,
+    sentence: &Sentence,
     tokenizer: Option<&TokenizerConfig>,
 ) -> Result<usize, String> {
-    let of_sentence = sentence.and_then(|sentence| sentence.max_seq_length);
-    if of_sentence == Some(0) {
-        return Err("`max_seq_length` in `sentence_bert_config.json` is 0".to_owned());
-    }
     let of_tokenizer = match tokenizer.and_then(|tokenizer| tokenizer.model_max_length) {
         Some(length) => model_max_length(length)?,
         None => None,
     };
     let positions = usable_positions(config)?;
-    Ok(of_sentence.or(of_tokenizer).unwrap_or(positions).min(positions).min(MOST_TOKENS))
+    Ok(sentence.max_tokens.or(of_tokenizer).unwrap_or(positions).min(positions).min(MOST_TOKENS))
 }
 
 /// `None` where it stands for no limit.
@@ -91,9 +88,9 @@ mod tests {
         let config = config(&format!(
             r#"{{"model_type": "bert", "hidden_size": 8, "max_position_embeddings": {positions}}}"#
         ));
-        let sentence = SentenceConfig { max_seq_length: sentence };
+        let sentence = Sentence { max_tokens: sentence, ..Sentence::default() };
         let tokenizer = TokenizerConfig { model_max_length: tokenizer };
-        max_tokens(&config, Some(&sentence), Some(&tokenizer))
+        max_tokens(&config, &sentence, Some(&tokenizer))
     }
 
     #[test]
@@ -108,7 +105,6 @@ mod tests {
     #[test]
     fn a_limit_that_is_none_is_refused_with_its_key() {
         for (refused, key) in [
-            (limit(Some(0), None, Some(512)), "`max_seq_length`"),
             (limit(None, None, Some(0)), "`max_position_embeddings`"),
             (limit(None, Some(0.0), Some(512)), "`model_max_length`"),
             (limit(None, Some(-1.0), Some(512)), "`model_max_length`"),
@@ -132,10 +128,18 @@ mod tests {
         ] {
             let config = config(&format!(r#"{{"model_type": "{model_type}", "hidden_size": 8}}"#));
             let tokenizer = TokenizerConfig { model_max_length: Some(131_072.0) };
-            assert_eq!(max_tokens(&config, None, Some(&tokenizer)), Ok(expected), "{model_type}");
+            assert_eq!(
+                max_tokens(&config, &Sentence::default(), Some(&tokenizer)),
+                Ok(expected),
+                "{model_type}"
+            );
         }
         let unknown = config(r#"{"model_type": "new", "hidden_size": 8}"#);
-        assert!(max_tokens(&unknown, None, None).unwrap_err().contains("`max_position_embeddings`"));
+        assert!(
+            max_tokens(&unknown, &Sentence::default(), None)
+                .unwrap_err()
+                .contains("`max_position_embeddings`")
+        );
     }
 
     #[test]
@@ -152,7 +156,7 @@ mod tests {
             let config = config(&format!(
                 r#"{{"model_type": "{model_type}", "hidden_size": 8, "max_position_embeddings": 514, "pad_token_id": {pad}}}"#
             ));
-            assert_eq!(max_tokens(&config, None, None).ok(), expected, "{model_type} {pad}");
+            assert_eq!(max_tokens(&config, &Sentence::default(), None).ok(), expected, "{model_type} {pad}");
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::files::PromptConfig;
+use super::library::Library;
 use crate::error::EmbedError;
 
 /// How a prompt begins whose first line is an instruction, the task.
@@ -24,29 +24,22 @@ pub(crate) struct Prompts {
 
 impl Prompts {
     /// Takes what the model's file says; without one, what the type of model is known to have.
-    pub(super) fn new(model_type: &str, config: Option<PromptConfig>) -> Result<Self, String> {
+    pub(super) fn new(model_type: &str, library: Option<Library>) -> Self {
         let is_qwen3 = model_type == "qwen3";
-        let PromptConfig { prompts, default_prompt_name } = match config {
-            Some(config) => config,
-            None if is_qwen3 => PromptConfig { prompts: Some(qwen3_prompts()), default_prompt_name: None },
-            None => PromptConfig::default(),
-        };
-        let by_name = prompts.unwrap_or_default();
-        let default = match default_prompt_name {
-            Some(name) => Some(by_name.get(&name).cloned().ok_or_else(|| {
-                format!("`config_sentence_transformers.json` names the default prompt `{name}`, which it does not have")
-            })?),
-            None => None,
+        let Library { prompts: by_name, default_prompt: default, .. } = match library {
+            Some(library) => library,
+            None if is_qwen3 => Library { prompts: qwen3_prompts(), ..Library::default() },
+            None => Library::default(),
         };
         let own = by_name.values().find_map(|prompt| behind_instruction(prompt));
         let behind_instruction = own.or(is_qwen3.then_some(QUERY_LINE)).map(str::to_owned);
-        Ok(Self { by_name, default, behind_instruction })
+        Self { by_name, default, behind_instruction }
     }
 
     /// What models of a type are known to have, whatever their files say.
     #[cfg(test)]
     pub(crate) fn known(model_type: &str) -> Self {
-        Self::new(model_type, None).expect("without a file nothing is wrong")
+        Self::new(model_type, None)
     }
 
     /// The names of all prompts, for people.
@@ -85,52 +78,41 @@ fn behind_instruction(prompt: &str) -> Option<&str> {
 mod tests {
     use super::*;
 
-    fn prompts(model_type: &str, config: &str) -> Result<Prompts, String> {
-        Prompts::new(model_type, Some(serde_json::from_str(config).unwrap()))
+    fn prompts(model_type: &str, named: &[(&str, &str)], default: Option<&str>) -> Prompts {
+        let prompts = named.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect();
+        let default_prompt = default.map(str::to_owned);
+        Prompts::new(model_type, Some(Library { prompts, default_prompt, ..Library::default() }))
     }
 
     #[test]
     fn a_bare_qwen3_has_the_prompts_it_was_published_with() {
-        let bare = Prompts::new("qwen3", None).unwrap();
+        let bare = Prompts::new("qwen3", None);
         assert_eq!((bare.named("query"), bare.named("document")), (Some(QWEN3_QUERY), Some("")));
         assert_eq!((bare.default_text(), bare.names().as_str()), ("", "document, query"));
         assert_eq!(bare.instruction("Find it"), Ok("Instruct: Find it\nQuery:".to_owned()));
-        assert_eq!(Prompts::new("bert", None).unwrap(), Prompts::default());
+        assert_eq!(Prompts::new("bert", None), Prompts::default());
     }
 
     #[test]
     fn a_models_own_file_wins() {
-        let own = prompts("qwen3", r#"{"prompts": {"q": "query: "}, "default_prompt_name": "q"}"#).unwrap();
+        let own = prompts("qwen3", &[("q", "query: ")], Some("query: "));
         assert_eq!((own.default_text(), own.named("query")), ("query: ", None));
         assert_eq!(own.instruction("t"), Ok("Instruct: t\nQuery:".to_owned()));
-        for none in ["{}", r#"{"prompts": null, "default_prompt_name": null}"#, r#"{"prompts": {}}"#] {
-            assert_eq!(prompts("bert", none).unwrap(), Prompts::default(), "{none}");
-        }
-    }
-
-    #[test]
-    fn a_default_prompt_that_does_not_exist_is_refused() {
-        for config in [
-            r#"{"default_prompt_name": "gone"}"#,
-            r#"{"prompts": {"query": "q: "}, "default_prompt_name": "gone"}"#,
-        ] {
-            assert!(prompts("bert", config).unwrap_err().contains("`gone`"), "{config}");
-        }
+        assert_eq!(prompts("bert", &[], None), Prompts::default());
     }
 
     #[test]
     fn instructions_are_for_models_whose_prompts_have_one_and_have_their_form() {
-        let with_space = r#"{"prompts": {"a": "passage: ", "b": "Instruct: Find\nQuery: "}}"#;
-        let e5 = prompts("xlm-roberta", with_space).unwrap();
+        let e5 = prompts("xlm-roberta", &[("a", "passage: "), ("b", "Instruct: Find\nQuery: ")], None);
         assert_eq!(e5.instruction("Rank"), Ok("Instruct: Rank\nQuery: ".to_owned()));
         for without in [
-            "{}",
-            r#"{"prompts": {"query": "query: "}}"#,
-            r#"{"prompts": {"query": "Instruct: Find. Query: "}}"#,
-            r#"{"prompts": {"query": "Represent this\nQuery: "}}"#,
+            &[][..],
+            &[("query", "query: ")],
+            &[("query", "Instruct: Find. Query: ")],
+            &[("query", "Represent this\nQuery: ")],
         ] {
-            let refused = prompts("bert", without).unwrap().instruction("Rank");
-            assert_eq!(refused, Err(EmbedError::InstructionNotSupported), "{without}");
+            let refused = prompts("bert", without, None).instruction("Rank");
+            assert_eq!(refused, Err(EmbedError::InstructionNotSupported), "{without:?}");
         }
     }
 }

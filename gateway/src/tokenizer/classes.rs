@@ -353,7 +353,7 @@ mod tests {
         }
         let model_type = read("config.json")["model_type"].as_str().unwrap().to_owned();
         let family = Family { model_type, tokenizer_class: None };
-        let needs = Needs { max_tokens: 128, end_token: None, vocabulary: None, family };
+        let needs = Needs { max_tokens: 128, end_token: None, vocabulary: None, lower_case: false, family };
         Tokenizer::load(folder.path(), needs, 2)
     }
 

@@ -132,8 +132,13 @@ mod tests {
         }
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("tokenizer.json"), file.to_string()).unwrap();
-        let needs =
-            Needs { max_tokens: 64, end_token: None, vocabulary: Some(64), family: Family::default() };
+        let needs = Needs {
+            max_tokens: 64,
+            end_token: None,
+            vocabulary: Some(64),
+            lower_case: false,
+            family: Family::default(),
+        };
         Tokenizer::load(folder.path(), needs, 2)
     }
 

@@ -17,8 +17,16 @@ fn refusal(files: &[(&str, Value)]) -> String {
 }
 
 fn modules(list: &[(&str, &str)]) -> (&'static str, Value) {
-    let module = |(path, r#type): &(&str, &str)| json!({"path": path, "type": r#type});
+    let module = |(path, name): &(&str, &str)| {
+        let r#type = format!("sentence_transformers.models.{name}");
+        json!({"name": path, "path": path, "type": r#type})
+    };
     ("modules.json", list.iter().map(module).collect())
+}
+
+fn saved_as(architecture: &str) -> (&'static str, Value) {
+    let config = json!({"model_type": "bert", "architectures": [architecture], "hidden_size": 8, "max_position_embeddings": 64});
+    ("config.json", config)
 }
 
 fn qwen3(end: &Value) -> (&'static str, Value) {
@@ -28,38 +36,135 @@ fn qwen3(end: &Value) -> (&'static str, Value) {
 }
 
 #[test]
-fn a_model_that_would_be_computed_wrongly_is_refused_with_the_reason() {
-    let transformer = ("", "sentence_transformers.models.Transformer");
-    for (files, part) in [
-        (vec![modules(&[transformer, ("2_Dense", "sentence_transformers.models.Dense")])], "`Dense`"),
-        (vec![modules(&[("0_Words", "sentence_transformers.models.WordEmbeddings")])], "`WordEmbeddings`"),
-        (vec![modules(&[transformer, ("../1_Pooling", "x.Pooling")])], "`../1_Pooling`"),
-        (vec![modules(&[transformer, ("/etc", "x.Pooling")])], "`/etc`"),
-        (vec![("modules.json", json!({"no": "list"}))], "`modules.json`"),
+fn a_model_that_would_be_computed_wrongly_is_refused_with_file_key_and_value() {
+    let transformer = ("", "Transformer");
+    let pooling = ("1_Pooling/config.json", json!({"pooling_mode": "mean"}));
+    let whole = || vec![modules(&[transformer, ("1_Pooling", "Pooling")]), pooling.clone()];
+    let with = |name: &'static str, content: Value| [whole(), vec![(name, content)]].concat();
+    let custom = json!([{"path": "", "type": "custom_st.Transformer"}]);
+    for (files, parts) in [
         (
-            vec![modules(&[("pool", "x.Pooling")]), ("pool/config.json", json!({"pooling_mode": "max"}))],
-            "`pool/config.json`",
+            vec![modules(&[transformer, ("2_Dense", "Dense")])],
+            &["`modules.json`", "`type`", "models.Dense"][..],
+        ),
+        (vec![("modules.json", custom)], &["`modules.json`", "`type`", "custom_st.Transformer"]),
+        (vec![modules(&[transformer, ("../1_Pooling", "Pooling")])], &["`path`", "../1_Pooling"]),
+        (vec![modules(&[transformer, ("/etc", "Pooling")])], &["`path`", "/etc"]),
+        (vec![modules(&[transformer])], &["`modules.json`", "Pooling"]),
+        (
+            vec![modules(&[transformer, ("2", "Normalize"), ("1_Pooling", "Pooling")]), pooling.clone()],
+            &["Normalize"],
+        ),
+        (vec![modules(&[transformer, ("1_Pooling", "Pooling")])], &["`1_Pooling/config.json` is missing"]),
+        (vec![("modules.json", json!({"no": "list"}))], &["`modules.json`"]),
+        (
+            vec![
+                modules(&[transformer, ("pool", "Pooling")]),
+                ("pool/config.json", json!({"pooling_mode": "max"})),
+            ],
+            &["`pool/config.json`", "`pooling_mode`", "\"max\""],
         ),
         (
             vec![(
                 "1_Pooling/config.json",
                 json!({"pooling_mode_cls_token": true, "pooling_mode_mean_tokens": true}),
             )],
-            "several poolings",
+            &["`1_Pooling/config.json`", "`pooling_mode_mean_tokens`", "second pooling"],
         ),
-        (vec![("config_sentence_transformers.json", json!({"default_prompt_name": "gone"}))], "`gone`"),
-        (vec![qwen3(&json!(null))], "`<|endoftext|>`"),
-        (vec![qwen3(&json!(1_000_000))], "`<|endoftext|>`"),
+        (
+            with("sentence_bert_config.json", json!({"do_lower_case": "true"})),
+            &["`do_lower_case`", "\"true\""],
+        ),
+        (
+            with("sentence_roberta_config.json", json!({"max_len": 3})),
+            &["`sentence_roberta_config.json`", "`max_len`: 3"],
+        ),
+        (
+            with("sentence_bert_config.json", json!({"processing_kwargs": {"text": {"max_length": 7}}})),
+            &["`sentence_bert_config.json`", "`processing_kwargs`", "`max_length`: 7"],
+        ),
+        (with("config_sentence_transformers.json", json!({"default_prompt_name": "gone"})), &["`gone`"]),
+        (with("config_sentence_transformers.json", json!({"truncate_dim": 4})), &["`truncate_dim`: 4"]),
+        (
+            with("config_sentence_transformers.json", json!({"model_type": "CrossEncoder"})),
+            &["cross-encoder"],
+        ),
+        (
+            with("config_sentence_transformers.json", json!({"model_type": "SparseEncoder"})),
+            &["sparse encoder", "`model_type`"],
+        ),
+        (
+            vec![saved_as("BertForSequenceClassification")],
+            &["classifier", "`config.json`", "`architectures`"],
+        ),
+        (vec![saved_as("BertForTokenClassification")], &["classifier", "BertForTokenClassification"]),
+        (vec![qwen3(&json!(null))], &["`<|endoftext|>`"]),
+        (vec![qwen3(&json!(1_000_000))], &["`<|endoftext|>`"]),
     ] {
         let line = refusal(&files);
-        assert!(line.contains(part), "{part} is not in {line}");
+        for part in parts {
+            assert!(line.contains(part), "{part} is not in {line}");
+        }
+    }
+}
+
+#[test]
+fn a_key_that_is_not_known_is_named_in_the_log_where_it_changes_no_vector() {
+    let files = [("config_sentence_transformers.json", json!({"prompts": {}, "colour": "blue"}))];
+    let gateway = Gateway::on_model(&files, &json!({}), &["--workers", "1"]);
+    let warning = "the model's files have keys that are not known and not obeyed";
+    let warned = gateway.logged(warning, |_| true);
+    assert_eq!(
+        (warned["keys"].as_str(), gateway.count_logged(warning)),
+        (Some("config_sentence_transformers.json: colour"), 1)
+    );
+    assert_eq!(gateway.vectors(&["a"]), [support::fake_vector("a")]);
+}
+
+#[test]
+fn texts_are_lower_cased_where_the_model_asks_for_it() {
+    let asks = [("sentence_bert_config.json", json!({"max_seq_length": 32, "do_lower_case": true}))];
+    let gateway = Gateway::on_model(&asks, &json!({}), &["--workers", "1"]);
+    assert_eq!(gateway.vectors(&["A b C"]), [support::fake_vector("a b c")]);
+    let plain = Gateway::on_model(&[], &json!({}), &["--workers", "1"]);
+    assert_ne!(plain.vectors(&["A b C"]), [support::fake_vector("a b c")]);
+}
+
+#[test]
+fn a_model_is_read_from_the_folder_of_its_transformer() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = support::command().args(["models", "path", support::MINILM]).output().unwrap();
+    let minilm = std::path::PathBuf::from(String::from_utf8(path.stdout).unwrap().trim());
+    // Another model lies where newer ones have theirs.
+    for name in ["config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"] {
+        std::fs::copy(support::golden_folder().join("tiny-bert").join(name), folder.path().join(name))
+            .unwrap();
+    }
+    std::fs::create_dir_all(folder.path().join("0_Transformer")).unwrap();
+    for name in ["config.json", "tokenizer.json", "sentence_bert_config.json", "model.safetensors"] {
+        std::fs::copy(minilm.join(name), folder.path().join("0_Transformer").join(name)).unwrap();
+    }
+    let (name, list) =
+        modules(&[("0_Transformer", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]);
+    std::fs::write(folder.path().join(name), list.to_string()).unwrap();
+    std::fs::create_dir(folder.path().join("1_Pooling")).unwrap();
+    std::fs::copy(minilm.join("1_Pooling/config.json"), folder.path().join("1_Pooling/config.json")).unwrap();
+    let mut command = support::command();
+    command.arg("--model").arg(folder.path()).args(["--workers", "1"]);
+    let gateway = Gateway::start(command, None);
+    gateway.wait_until_ready();
+    let golden: Vec<_> = support::golden().into_iter().take(4).collect();
+    for (text, tokens, expected) in golden {
+        let answer = gateway.embed(&[&text]);
+        assert_eq!(answer.json()["usage"]["total_tokens"], tokens);
+        assert!(support::cosine(&answer.vectors()[0], &expected) >= 0.9999, "{text:?}");
     }
 }
 
 #[test]
 fn the_pooling_is_read_from_where_the_modules_say() {
     let files = [
-        modules(&[("", "x.Transformer"), ("pool", "x.Pooling"), ("3", "x.Dropout")]),
+        modules(&[("", "Transformer"), ("pool", "Pooling"), ("3", "Dropout")]),
         ("pool/config.json", json!({"pooling_mode": "cls"})),
         ("1_Pooling/config.json", json!({"pooling_mode": "max"})),
     ];

@@ -108,14 +108,14 @@ fn an_instruction_that_cannot_be_followed_is_refused() {
 }
 
 #[test]
-fn a_prompt_that_the_model_keeps_out_of_its_mean_is_refused() {
+fn a_prompt_that_the_model_keeps_out_of_its_pooling_is_refused() {
     let files = [
         ("config_sentence_transformers.json", json!({"prompts": {"query": "x ", "document": ""}})),
         ("1_Pooling/config.json", json!({"pooling_mode": "mean", "include_prompt": false})),
     ];
     let gateway = Gateway::on_model(&files, &json!({}), &["--workers", "1"]);
     let body = json!({"texts": ["a"], "prompt_name": "query"});
-    refuse(&gateway, &body, "prompt_not_supported", &["mean"]);
+    refuse(&gateway, &body, "prompt_not_supported", &["pooling"]);
     let document = json!({"texts": ["a"], "prompt_name": "document"});
     assert_eq!(vector(&gateway, &document).0, support::fake_vector("a"));
 }

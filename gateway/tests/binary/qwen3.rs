@@ -142,7 +142,11 @@ const DAMAGES: [(&str, Damage, &str); 10] = [
         |folder| with_weights(folder, |bytes| bytes[8..200].iter_mut().for_each(|byte| *byte ^= 0x04)),
         "`model.safetensors` is damaged",
     ),
-    ("another shape", |folder| with_config(folder, |config| config["hidden_size"] = json!(256)), "has shape"),
+    (
+        "another shape",
+        |folder| with_config(folder, |config| config["intermediate_size"] = json!(1024)),
+        "has shape",
+    ),
     (
         "an unknown architecture",
         |folder| with_config(folder, |config| config["model_type"] = json!("qwen9")),
@@ -255,5 +259,19 @@ fn a_batch_of_texts_of_all_lengths_has_the_vectors_of_the_single_ones() {
     for (text, vector) in texts.iter().zip(batch.vectors()) {
         let single = model.embed(&[text], None).vectors().remove(0);
         assert!(cosine(&vector, &single) >= 0.99999, "a text of {} bytes", text.len());
+    }
+}
+
+#[test]
+fn white_space_around_a_text_is_part_of_it() {
+    let model = Model::start("tiny-qwen3", "float32");
+    let is_spaced = |case: &&Golden| case.text.len() < 100 && case.text.trim() != case.text;
+    let spaced: Vec<&Golden> = model.golden.iter().filter(is_spaced).collect();
+    assert!(spaced.len() >= 2);
+    for case in spaced {
+        let answer = model.embed(&[&case.text, case.text.trim()], None);
+        let vectors = answer.vectors();
+        assert!(cosine(&vectors[0], &case.full) >= LEAST_COSINE, "{:?}", case.text);
+        assert!(cosine(&vectors[1], &case.full) < LEAST_COSINE, "{:?}", case.text);
     }
 }

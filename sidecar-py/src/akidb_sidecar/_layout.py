@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from akidb_sidecar._errors import ModelError
@@ -41,19 +41,52 @@ def check_paths(names: Collection[str], model: str) -> None:
 
 
 def check_names(names: Collection[str], model: str) -> None:
-    """Raise :class:`ModelError` when files of these names cannot be a model."""
+    """Raise :class:`ModelError` when files of these names cannot be a model.
+
+    Which folder the transformer is in, only the content of ``modules.json`` says; older models have one
+    of its own.
+    """
+    folders = sorted(name.removesuffix("config.json") for name in names if name.endswith("/config.json"))
+    inner = [folder for folder in folders if f"{folder}tokenizer.json" in names]
+    refusals = []
+    for folder in ("", *inner) if "config.json" in names or not inner else inner:
+        try:
+            _check_folder(names, folder, model)
+        except ModelError as error:
+            refusals.append(error)
+        else:
+            return
+    raise refusals[0]
+
+
+def transformer_folder(path: Path) -> str:
+    """Return the folder of configuration, tokenizer and weights within a model; ``""`` is the model's own.
+
+    It is that of the first module. What is wrong with ``modules.json``, the gateway says.
+    """
+    try:
+        folder = PurePosixPath(json.loads((path / "modules.json").read_bytes())[0]["path"])
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return ""
+    is_inside = folder.parts and not folder.is_absolute() and ".." not in folder.parts
+    return f"{folder}/" if is_inside and "\0" not in str(folder) else ""
+
+
+def _check_folder(names: Collection[str], folder: str, model: str) -> None:
     for name in ("config.json", "tokenizer.json"):
-        if name not in names:
+        if folder + name not in names:
             raise ModelError(
-                "bad_model", f"`{model}` has no `{name}`; a directory in Hugging Face layout is needed"
+                "bad_model",
+                f"`{model}` has no `{folder}{name}`; a directory in Hugging Face layout is needed",
             )
-    if ADAPTER in names:
+    if f"{folder}{ADAPTER}" in names:
         raise ModelError(
             "unsupported_model",
-            f"`{model}` has an adapter, as `{ADAPTER}` says, which changes vectors and is not supported; "
-            f"merge it into the weights and remove `{ADAPTER}`",
+            f"`{model}` has an adapter, as `{folder}{ADAPTER}` says, which changes vectors and is not "
+            f"supported; merge it into the weights and remove `{folder}{ADAPTER}`",
         )
-    if any(name.endswith(".safetensors") and "/" not in name for name in names):
+    inside = [name.removeprefix(folder) for name in names if name.startswith(folder)]
+    if any(name.endswith(".safetensors") and "/" not in name for name in inside):
         return
     pickle = next((name for name in sorted(names) if name.endswith(PICKLES)), None)
     if pickle is None:
@@ -69,8 +102,11 @@ def check_names(names: Collection[str], model: str) -> None:
 
 def check_directory(path: Path, model: str) -> None:
     """Raise :class:`ModelError` when a directory does not hold a whole model."""
-    check_names([file.name for file in path.iterdir() if file.is_file()], model)
-    weights_files(path)
+    folder = transformer_folder(path)
+    transformer = path / folder
+    files = transformer.iterdir() if transformer.is_dir() else ()
+    _check_folder([f"{folder}{file.name}" for file in files if file.is_file()], folder, model)
+    weights_files(transformer)
 
 
 def is_whole(path: Path) -> bool:

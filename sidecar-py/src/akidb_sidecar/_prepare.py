@@ -67,8 +67,9 @@ def run(settings: PrepareSettings) -> int:
 
 def _judged(path: Path) -> dict[str, object]:
     """Judge the configuration before there is any worker, so that what is to be said of it is said once."""
-    weights = sum(file.stat().st_size for file in _layout.weights_files(path))
-    return {"weights_bytes": weights, "warnings": configurations.read(path).warnings}
+    transformer = path / _layout.transformer_folder(path)
+    weights = sum(file.stat().st_size for file in _layout.weights_files(transformer))
+    return {"weights_bytes": weights, "warnings": configurations.read(transformer).warnings}
 
 
 def prepare(
