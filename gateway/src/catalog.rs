@@ -3,10 +3,11 @@
 //! What a program wants of them is written to standard output, everything else to standard error.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::error::StartError;
+use crate::model::{CpuWeights, Model};
 use crate::printable;
 use crate::sidecar::{self, Listed, PrepareError, Prepared, Sidecar};
 
@@ -66,7 +67,7 @@ pub async fn run(
     let sidecar = Sidecar::find(config.python.as_deref())?;
     let text = match &config.action {
         Action::List { json } => {
-            let models = sidecar.list().await?;
+            let models: Vec<Listed> = sidecar.list().await?.into_iter().map(as_it_would_be_served).collect();
             if *json { as_json(&models) } else { as_table(&models) }
         }
         Action::Pull(wanted) => {
@@ -90,6 +91,25 @@ pub async fn run(
         Err(source) => Err(StartError::System { action: "write to standard output", source }),
         Ok(()) => Ok(()),
     }
+}
+
+/// Reads the files of a model that is here as they are read to serve it, and says so where they would be refused.
+fn as_it_would_be_served(mut listed: Listed) -> Listed {
+    let Some(path) = &listed.path else { return listed };
+    let read = Model::read(listed.name.clone(), Path::new(path), 0, CpuWeights::default());
+    let refusal = match read {
+        Ok(model) => {
+            listed.dimension = Some(model.dimension as u64);
+            listed.pooling = Some(model.pooling.name().to_owned());
+            listed.refusal.take()
+        }
+        Err(reason) => Some(reason),
+    };
+    if let Some(reason) = refusal {
+        "refused".clone_into(&mut listed.state);
+        listed.note = reason;
+    }
+    listed
 }
 
 fn not_here(wanted: &Wanted, error: PrepareError) -> StartError {
@@ -177,6 +197,7 @@ mod tests {
             commit: commit.map(str::to_owned),
             size_bytes,
             path: None,
+            refusal: None,
         }
     }
 

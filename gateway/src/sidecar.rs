@@ -75,7 +75,7 @@ pub(crate) struct Listed {
     pub(crate) pooling: Option<String>,
     /// A remark for people.
     pub(crate) note: String,
-    /// `ready` or `not_downloaded`.
+    /// `ready`, `refused` or `not_downloaded`.
     pub(crate) state: String,
     /// Branches and tags that were this commit when they were last pulled.
     pub(crate) revisions: Vec<String>,
@@ -85,6 +85,9 @@ pub(crate) struct Listed {
     pub(crate) size_bytes: Option<u64>,
     /// Its directory.
     pub(crate) path: Option<String>,
+    /// Why the workers cannot compute it, where they cannot.
+    #[serde(skip_serializing)]
+    pub(crate) refusal: Option<String>,
 }
 
 /// Which model is wanted.

@@ -395,7 +395,6 @@ def test_progress_is_shown_on_a_terminal_only(
 
 def test_list_has_the_known_models_and_what_else_is_whole_in_the_cache(sidecar: Sidecar) -> None:
     with FakeHub() as hub:
-        hub.files["1_Pooling/config.json"] = b'{"pooling_mode_cls_token": true}'
         hub.repositories["mlx-community/Qwen3-Embedding-0.6B-4bit-DWQ"] = hub.repositories["owner/name"]
         _, before, _ = sidecar.run(None, "models", "list")
         answer = sidecar.prepare(hub)
@@ -418,16 +417,18 @@ def test_list_has_the_known_models_and_what_else_is_whole_in_the_cache(sidecar: 
     assert after[3] == {
         "name": "owner/name",
         "repository": "owner/name",
-        "dimension": 32,
-        "pooling": "cls",
+        "dimension": None,
+        "pooling": None,
         "note": "",
         "state": "ready",
         "revisions": [],
         "commit": COMMIT,
         "size_bytes": answer["size_bytes"],
         "path": answer["path"],
+        "refusal": None,
     }
-    assert after[0]["dimension"] == 1024
+    assert before[0]["dimension"] == 1024
+    assert before[0]["pooling"] == "last"
 
 
 @pytest.mark.parametrize("commit", ["../../../../escaped", "main", "0" * 39, "0" * 40 + "/..", "A" * 40])

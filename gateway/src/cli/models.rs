@@ -84,7 +84,8 @@ Ctrl-C ends a download by its signal (130 in a shell); the next `pull` goes on f
 
 const LIST_AFTER_HELP: &str = "\
 Keys of every object of the array: `name` (for --model), `repository` (on the hub), `dimension` (number or null), \
-`pooling` (`mean`, `cls`, `last` or null), `note` (text), `state` (`ready` or `not_downloaded`), `revisions` \
+`pooling` (`mean`, `cls`, `last` or null), `note` (text), `state` (`ready`, \
+`not_downloaded`, or `refused`: `note` says why), `revisions` \
 (branches and tags that were this commit when they were last pulled), `commit`, `size_bytes`, `path` (null when there \
 is none).
 

@@ -134,6 +134,7 @@ fn a_model_is_pulled_found_listed_and_pulled_again() {
     let models: Value = serde_json::from_str(&json).unwrap();
     assert_eq!(models.as_array().unwrap().len(), 3);
     assert_eq!((&models[2]["path"], &models[2]["commit"]), (&pulled.trim().into(), &COMMIT.into()));
+    assert_eq!(models[2]["refusal"], Value::Null);
 
     let (_, again, stderr) = hub.run(&["models", "pull", "owner/name"]);
     assert_eq!(again, pulled);
@@ -141,6 +142,61 @@ fn a_model_is_pulled_found_listed_and_pulled_again() {
     hub.tell("move");
     let (_, moved, _) = hub.run(&["models", "pull", "owner/name"]);
     assert!(moved.contains(NEXT_COMMIT), "{moved}");
+}
+
+#[test]
+fn a_list_says_what_would_be_served_and_what_refused() {
+    let hub = Hub::start(MIB, None);
+    let pulled = hub.run(&["models", "pull", "owner/name"]).1;
+    let path = Path::new(pulled.trim());
+    let write = |name: &str, content: &Value| {
+        let file = path.join(name);
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        // It may be a link to what other commits have, too.
+        let _ = std::fs::remove_file(&file);
+        std::fs::write(file, content.to_string()).unwrap();
+    };
+    let listed = || {
+        let (code, json, stderr) = hub.run(&["models", "list", "--json"]);
+        assert_eq!(code, 0, "{stderr}");
+        serde_json::from_str::<Vec<Value>>(&json).unwrap().remove(2)
+    };
+    // In the newer form, in another folder than usual.
+    let module = |path: &str, name: &str| serde_json::json!({"path": path, "type": format!("sentence_transformers.models.{name}")});
+    write("modules.json", &serde_json::json!([module("", "Transformer"), module("pool", "Pooling")]));
+    write("pool/config.json", &serde_json::json!({"pooling_mode": "cls"}));
+    let model = listed();
+    assert_eq!(
+        (&model["state"], &model["pooling"], &model["dimension"]),
+        (&"ready".into(), &"cls".into(), &8.into())
+    );
+    for (name, content, part) in [
+        ("pool/config.json", serde_json::json!({"pooling_mode": "max"}), "`pooling_mode`"),
+        ("modules.json", serde_json::json!([module("", "Dense")]), "Dense"),
+        (
+            "config_sentence_transformers.json",
+            serde_json::json!({"model_type": "CrossEncoder"}),
+            "cross-encoder",
+        ),
+        (
+            "config.json",
+            serde_json::json!({"model_type": "mpnet", "hidden_size": 8, "max_position_embeddings": 64}),
+            "`mpnet`",
+        ),
+    ] {
+        let file = path.join(name);
+        let before = std::fs::read(&file).ok();
+        write(name, &content);
+        let model = listed();
+        let note = model["note"].as_str().unwrap();
+        assert!(model["state"] == "refused" && note.contains(part), "{part} is not in {model}");
+        match before {
+            Some(before) => std::fs::write(&file, before).unwrap(),
+            None => std::fs::remove_file(&file).unwrap(),
+        }
+    }
+    write("pool/config.json", &serde_json::json!({"pooling_mode": "max"}));
+    assert!(hub.run(&["models", "list"]).1.contains("refused"));
 }
 
 #[test]

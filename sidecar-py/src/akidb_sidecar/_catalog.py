@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from akidb_sidecar import _cache, _layout
+from akidb_sidecar import _cache, _layout, configurations
 from akidb_sidecar._errors import ModelError
 
 if TYPE_CHECKING:
@@ -18,7 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Model:
-    """One line of the list. The first five fields are what is known of a model that is not here, too."""
+    """One line of the list. The first five fields are what is known of a model that is not here, too.
+
+    Of one that is here, the gateway reads dimension and pooling, because it reads a model's files anyway.
+    """
 
     name: str
     repository: str
@@ -30,6 +32,8 @@ class Model:
     commit: str | None = None
     size_bytes: int | None = None
     path: str | None = None
+    refusal: str | None = None
+    """Why the workers cannot compute it."""
 
 
 KNOWN = (
@@ -37,11 +41,6 @@ KNOWN = (
     Model("all-minilm-l6-v2", "sentence-transformers/all-MiniLM-L6-v2", 384, "mean", ""),
 )
 HUB_REPOSITORIES = {model.name: model.repository for model in KNOWN}
-POOLING_MODES = {
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_lasttoken": "last",
-}
 
 
 def run() -> int:
@@ -65,7 +64,7 @@ def models() -> list[Model]:
 def _known(known: Model, cached: Model) -> Model | None:
     if cached.repository != known.repository:
         return None
-    return replace(cached, name=known.name, dimension=known.dimension, pooling=known.pooling, note=known.note)
+    return replace(cached, name=known.name, note=known.note)
 
 
 def _packaged(known: Model) -> Model | None:
@@ -113,31 +112,22 @@ def _read(repository: str, revision: CachedRevisionInfo) -> Model | None:
     return Model(
         name=repository,
         repository=repository,
-        dimension=_dimension(snapshot.path),
-        pooling=_pooling(snapshot.path),
+        dimension=None,
+        pooling=None,
         note="",
         state="ready",
         revisions=tuple(sorted(revision.refs)),
         commit=snapshot.commit,
         size_bytes=_layout.size_bytes(snapshot.path),
         path=str(snapshot.path),
+        refusal=_refusal(snapshot.path),
     )
 
 
-def _dimension(path: Path) -> int | None:
-    config = _read_object(path / "config.json")
-    size = config.get("hidden_size", config.get("n_embd"))
-    return size if isinstance(size, int) else None
-
-
-def _pooling(path: Path) -> str | None:
-    stated = _read_object(path / "1_Pooling" / "config.json")
-    return next((pooling for mode, pooling in POOLING_MODES.items() if stated.get(mode) is True), None)
-
-
-def _read_object(file: Path) -> dict[str, object]:
+def _refusal(path: Path) -> str | None:
+    """Say why the workers cannot compute a model that is here, if its ``config.json`` says so."""
     try:
-        value = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
+        configurations.read(path / _layout.transformer_folder(path))
+    except ModelError as error:
+        return error.message
+    return None
