@@ -22,12 +22,7 @@ GOLDEN = Path(__file__).parents[2] / "sidecar-py" / "tests" / "golden"
 NUMBER_AND_BREAK = re.compile(r"(\d,)\n\s+(?=[-\d])")
 
 MODULES = [
-    {
-        "idx": number,
-        "name": str(number),
-        "path": path,
-        "type": f"sentence_transformers.models.{kind}",
-    }
+    {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{kind}"}
     for number, (kind, path) in enumerate(
         [("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "2_Normalize")]
     )
@@ -37,9 +32,7 @@ MODULES = [
 def main() -> None:
     """Write what is wanted."""
     parser = argparse.ArgumentParser(prog="python -m parity", description=__doc__)
-    parser.add_argument(
-        "families", nargs="*", metavar="FAMILY", help=", ".join(families.FAMILIES)
-    )
+    parser.add_argument("families", nargs="*", metavar="FAMILY", help=", ".join(families.FAMILIES))
     names = parser.parse_args().families or list(families.FAMILIES)
     for name in names:
         write(families.FAMILIES[name], GOLDEN / name)
@@ -52,29 +45,16 @@ def write(family: families.Family, folder: Path) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
     model = reference.random_model(family.config(tokenizer))
     reference.save(model, folder)
-    pooling = {
-        "word_embedding_dimension": model.config.hidden_size,
-        f"pooling_mode_{family.pooling}": True,
-    }
+    pooling = {"word_embedding_dimension": model.config.hidden_size, f"pooling_mode_{family.pooling}": True}
     write_json(folder / "1_Pooling" / "config.json", pooling)
     write_json(folder / "modules.json", MODULES)
-    write_json(
-        folder / "tokenizer_config.json", {"model_max_length": family.longest_text}
-    )
+    write_json(folder / "tokenizer_config.json", {"model_max_length": family.longest_text})
     tokenizer.enable_truncation(family.longest_text)
     cases = []
     for text in texts.golden():
         token_ids = tokenizer.encode(text).ids
-        cases.append(
-            {
-                "text": text,
-                "token_ids": token_ids,
-                **reference.vectors(model, token_ids),
-            }
-        )
-    (folder / "golden.json").write_text(
-        lines_of({"made_by": reference.VERSIONS, "cases": cases})
-    )
+        cases.append({"text": text, "token_ids": token_ids, **reference.vectors(model, token_ids)})
+    (folder / "golden.json").write_text(lines_of({"made_by": reference.VERSIONS, "cases": cases}))
 
 
 def write_json(file: Path, value: object) -> None:

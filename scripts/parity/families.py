@@ -55,10 +55,7 @@ def xlm_roberta(tokenizer: Tokenizer) -> XLMRobertaConfig:
 
 def modernbert(tokenizer: Tokenizer) -> ModernBertConfig:
     """Return a window of 8 tokens to each side in two layers of four."""
-    special = {
-        name: tokenizer.token_to_id(f"[{name.upper()}]")
-        for name in ("pad", "cls", "sep")
-    }
+    special = {name: tokenizer.token_to_id(f"[{name.upper()}]") for name in ("pad", "cls", "sep")}
     return ModernBertConfig(
         vocab_size=tokenizer.get_vocab_size(),
         hidden_size=64,
@@ -89,7 +86,5 @@ FAMILIES = {
     "tiny-bert": Family(bert, vocabularies.bert, "mean_tokens", 128),
     "tiny-modernbert": Family(modernbert, vocabularies.modernbert, "cls_token", 1024),
     "tiny-nomic-bert": Family(nomic_bert, vocabularies.bert, "mean_tokens", 1024),
-    "tiny-xlm-roberta": Family(
-        xlm_roberta, vocabularies.xlm_roberta, "mean_tokens", 128
-    ),
+    "tiny-xlm-roberta": Family(xlm_roberta, vocabularies.xlm_roberta, "mean_tokens", 128),
 }

@@ -13,9 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 transformers.utils.logging.disable_progress_bar()
-VERSIONS = (
-    f"transformers {transformers.__version__}, torch {torch.__version__.split('+')[0]}"
-)
+VERSIONS = f"transformers {transformers.__version__}, torch {torch.__version__.split('+')[0]}"
 SEED = 5
 # So large that attention is far from even, and that no layer can be left out unnoticed.
 MATRIX_SPREAD, TABLE_SPREAD, NORM_SPREAD, BIAS_SPREAD = 0.15, 0.5, 0.2, 0.1
@@ -32,9 +30,7 @@ def random_model(config: Any) -> Any:  # noqa: ANN401 - a configuration and a mo
             numbers = torch.randn(tensor.shape, generator=generator)
             if "norm" in name.lower():
                 is_weight = name.endswith("weight")
-                tensor.copy_(
-                    1 + numbers * NORM_SPREAD if is_weight else numbers * BIAS_SPREAD
-                )
+                tensor.copy_(1 + numbers * NORM_SPREAD if is_weight else numbers * BIAS_SPREAD)
             elif tensor.dim() == 1:
                 tensor.copy_(numbers * BIAS_SPREAD)
             else:
@@ -46,13 +42,9 @@ def random_model(config: Any) -> Any:  # noqa: ANN401 - a configuration and a mo
 def save(model: Any, folder: Path) -> None:  # noqa: ANN401 - a model of any architecture
     """Write ``config.json``, and the weights: matrices as float16, the rest as float32."""
     config = model.config.to_json_string(use_diff=True)
-    (folder / "config.json").write_text(
-        config if config.endswith("\n") else config + "\n"
-    )
+    (folder / "config.json").write_text(config if config.endswith("\n") else config + "\n")
     with TemporaryDirectory() as saved:
-        model.save_pretrained(
-            saved
-        )  # which names some tensors otherwise than the model does
+        model.save_pretrained(saved)  # which names some tensors otherwise than the model does
         stored = load_file(f"{saved}/model.safetensors")
     tensors = {
         name: (tensor.half() if tensor.dim() > 1 else tensor).contiguous()
@@ -67,7 +59,4 @@ def vectors(model: Any, token_ids: list[int]) -> dict[str, list[float]]:  # noqa
     with torch.no_grad():
         hidden = model(input_ids=torch.tensor([token_ids])).last_hidden_state[0]
     pooled = {"mean": hidden.mean(dim=0), "cls": hidden[0], "last": hidden[-1]}
-    return {
-        name: [float(f"{number:.7g}") for number in vector.tolist()]
-        for name, vector in pooled.items()
-    }
+    return {name: [float(f"{number:.7g}") for number in vector.tolist()] for name, vector in pooled.items()}

@@ -24,10 +24,7 @@ LONG_WORDS = (30, 150, 500)
 def golden() -> list[str]:
     """Return every sentence, and texts of many words, longer than any window of attention."""
     words = " ".join(SENTENCES).split()
-    return [
-        *SENTENCES,
-        *(" ".join((words * 10)[number : number + number]) for number in LONG_WORDS),
-    ]
+    return [*SENTENCES, *(" ".join((words * 10)[number : number + number]) for number in LONG_WORDS)]
 
 
 def corpus() -> list[str]:

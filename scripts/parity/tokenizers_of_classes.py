@@ -1,11 +1,11 @@
-"""What ``transformers`` makes of tokenizer files that contradict each other: token ids for the gateway's tests.
+"""What ``transformers`` makes of tokenizer files that contradict each other: ids for the gateway's tests.
 
 Run it in an environment with ``transformers``, which needs no torch for this::
 
     python -m parity.tokenizers_of_classes > ../gateway/tests/data/tokenizer_classes.json
 
-from ``scripts/``. Each case names a tiny model of ``sidecar-py/tests/golden``, what is changed in its files, and the ids of
-each text.
+from ``scripts/``. Each case names a tiny model of ``sidecar-py/tests/golden``, what is changed in its files, and
+the ids of each text.
 """
 
 from __future__ import annotations
@@ -153,6 +153,7 @@ def cases() -> list[tuple[str, Change]]:
 
 
 def main() -> None:
+    """Print the cases as JSON."""
     import transformers  # noqa: PLC0415 - not needed to import this module
 
     answer = {

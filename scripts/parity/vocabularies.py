@@ -30,9 +30,7 @@ def bert() -> Tokenizer:
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     words = _pieces(tokenizer)
     characters = sorted({character for word in words for character in word})
-    pieces = dict.fromkeys(
-        [*special, *characters, *(f"##{each}" for each in characters), *words]
-    )
+    pieces = dict.fromkeys([*special, *characters, *(f"##{each}" for each in characters), *words])
     tokenizer.model = models.WordPiece(
         {piece: number for number, piece in enumerate(list(pieces)[:SIZE])},
         unk_token="[UNK]",  # noqa: S106 - a token of text
@@ -50,15 +48,10 @@ def xlm_roberta() -> Tokenizer:
     tokenizer.decoder = decoders.Metaspace()
     special = ["<s>", "<pad>", "</s>", "<unk>"]
     words = _pieces(tokenizer)
-    characters = Counter(
-        character for word, count in words.items() for character in word * count
-    )
+    characters = Counter(character for word, count in words.items() for character in word * count)
     counts = {**words, **characters}
     total = sum(counts.values())
-    pieces = [
-        (piece, math.log(counts[piece] / total))
-        for piece in [*sorted(characters), *words]
-    ]
+    pieces = [(piece, math.log(counts[piece] / total)) for piece in [*sorted(characters), *words]]
     vocabulary = [*((token, 0.0) for token in special), *dict(pieces).items()]
     tokenizer.model = models.Unigram(vocabulary[:SIZE], unk_id=special.index("<unk>"))
     tokenizer.add_special_tokens([AddedToken(token, special=True) for token in special])
@@ -72,9 +65,7 @@ def modernbert() -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=SIZE,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
+        vocab_size=SIZE, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
     tokenizer.train_from_iterator(texts.corpus(), trainer)
     special = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]
@@ -87,9 +78,7 @@ def _pieces(tokenizer: Tokenizer) -> dict[str, int]:
     counts = Counter(
         word
         for text in texts.corpus()
-        for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(
-            tokenizer.normalizer.normalize_str(text)
-        )
+        for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(text))
     )
     return dict(sorted(counts.items(), key=lambda entry: (-entry[1], entry[0])))
 
@@ -97,8 +86,6 @@ def _pieces(tokenizer: Tokenizer) -> dict[str, int]:
 def _enclosed(tokenizer: Tokenizer, start: str, end: str) -> Tokenizer:
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{start} $A {end}",
-        special_tokens=[
-            (token, tokenizer.token_to_id(token)) for token in (start, end)
-        ],
+        special_tokens=[(token, tokenizer.token_to_id(token)) for token in (start, end)],
     )
     return tokenizer
