@@ -202,6 +202,12 @@ impl Check {
         supervisor::Config {
             workers: None,
             start_timeout: self.time("--start-timeout", &flags.start_timeout, SECOND, HOUR),
+            start_heartbeat_timeout: self.time(
+                "--start-heartbeat-timeout",
+                &flags.start_heartbeat_timeout,
+                30 * MILLISECOND,
+                HOUR,
+            ),
             heartbeat_timeout: self.time(
                 "--heartbeat-timeout",
                 &flags.heartbeat_timeout,

@@ -152,7 +152,7 @@ pub enum EmbedError {
     )]
     DeadlineExceeded,
     /// This text alone killed a worker, now or in the last minutes.
-    #[error("text {index} makes the model crash: leave it out")]
+    #[error("text {index} makes the model crash or hang: leave it out")]
     PoisonInput {
         /// Position in the request, counted from 0.
         index: usize,

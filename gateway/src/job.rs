@@ -31,6 +31,8 @@ pub(crate) struct Job {
     pub(crate) share: Share,
     /// How many workers were lost while they computed it.
     pub(crate) lost_workers: u8,
+    /// Whether one of them died of itself.
+    pub(crate) is_suspect: bool,
     /// Set when its vector could not be right.
     pub(crate) doubt: Option<Arc<Doubt>>,
     /// How many later texts were put into a batch before it.

@@ -40,8 +40,6 @@ use crate::tokenizer::{Family, Needs, Tokenizer, Tokens};
 use offer::{Offer, Plan};
 use vector::{VectorForm, collect};
 
-/// Signs of life that a worker gives within the time that it may be silent.
-const HEARTBEATS_PER_TIMEOUT: u32 = 3;
 /// When no worker will be ready soon, or ever, a client is asked to come back after this time all the same: the operator
 /// may have mended it.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(30);
@@ -154,7 +152,7 @@ impl EmbeddingManager {
             "--cpu-weights".to_owned(),
             config.model.cpu_weights.name().to_owned(),
             "--heartbeat-ms".to_owned(),
-            (config.supervisor.heartbeat_timeout / HEARTBEATS_PER_TIMEOUT).as_millis().max(1).to_string(),
+            config.supervisor.heartbeat_interval().as_millis().max(1).to_string(),
         ];
         let spawner = Spawner::new(sidecar, arguments);
         let supervisor = Supervisor::start(
@@ -339,6 +337,7 @@ impl EmbeddingManager {
             deadline,
             reply: Reply { index, sender: sender.clone(), worker_lost: Arc::clone(&worker_lost) },
             lost_workers: 0,
+            is_suspect: false,
             doubt: None,
             overtaken: 0,
         };

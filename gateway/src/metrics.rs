@@ -37,7 +37,7 @@ impl Status {
     }
 }
 
-/// Why a worker was started again: the first six when it was lost, the others when it was replaced by a ready one.
+/// Why a worker was started again: the first eight when it was lost, the others when it was replaced by a ready one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RestartReason {
     /// It ended by itself.
@@ -50,6 +50,8 @@ pub(crate) enum RestartReason {
     Heartbeat,
     /// Its batch made no progress.
     Progress,
+    /// It said that its device is lost.
+    DeviceLost,
     /// It did not become ready in time.
     StartTimeout,
     /// It could not be started at all.
@@ -68,12 +70,13 @@ pub(crate) enum RestartReason {
 
 impl RestartReason {
     /// Every reason with its label, in the order of the enum.
-    const ALL: [(Self, &'static str); 12] = [
+    const ALL: [(Self, &'static str); 13] = [
         (Self::Exit, "exit"),
         (Self::Signal, "signal"),
         (Self::ProtocolError, "protocol_error"),
         (Self::Heartbeat, "heartbeat"),
         (Self::Progress, "progress"),
+        (Self::DeviceLost, "device_lost"),
         (Self::StartTimeout, "start_timeout"),
         (Self::Spawn, "spawn"),
         (Self::Memory, "memory"),
@@ -167,7 +170,7 @@ pub(crate) struct Metrics {
     pub(crate) expired_texts: Counter<u64, AtomicU64>,
     /// Requests whose client went away before the answer.
     pub(crate) clients_gone: Counter<u64, AtomicU64>,
-    /// Texts that crashed a worker while they were alone in a batch.
+    /// Texts that two workers died of, and that are refused for it.
     pub(crate) poison_texts: Counter<u64, AtomicU64>,
     /// Frames that broke the protocol.
     pub(crate) protocol_errors: Counter<u64, AtomicU64>,
@@ -288,7 +291,7 @@ impl Metrics {
         );
         registry.register(
             "akidb_poison_texts",
-            "Texts that crashed a worker while they were alone in a batch",
+            "Texts that two workers died of, and that are refused for it",
             self.poison_texts.clone(),
         );
         registry.register(

@@ -25,7 +25,8 @@ use tokio::time::Instant;
 
 use crate::job::{Backlog, Job};
 use crate::metrics::{Metrics, Phase, RestartReason};
-use poison::PoisonMemory;
+use poison::{PoisonMemory, TextHash};
+pub(crate) use retry::Manner;
 use retry::{Retries, Retry};
 use speed::Speeds;
 pub(crate) use speed::{Capacity, Expectations, Start};
@@ -35,7 +36,7 @@ pub(crate) use speed::{Capacity, Expectations, Start};
 pub struct Config {
     /// Batches at one worker at a time.
     pub max_inflight_per_worker: usize,
-    /// How long a text that crashed a worker is refused.
+    /// How long a text that two workers died of is refused, and one that a worker died of is suspected.
     pub poison_memory: Duration,
 }
 
@@ -69,8 +70,8 @@ struct State {
     members: Vec<Arc<Member>>,
     next_seat: u64,
     retries: Retries,
-    /// Hashes of the suspects that are at workers now.
-    suspects: HashSet<u64>,
+    /// Texts on trial at workers now.
+    on_trial: HashSet<TextHash>,
     speeds: Speeds,
 }
 
@@ -81,8 +82,8 @@ struct Member {
     seat: u64,
     worker: usize,
     permits: Arc<Semaphore>,
-    /// Texts at the worker under which another worker was lost.
-    suspects: AtomicUsize,
+    /// Texts on trial at the worker.
+    trials: AtomicUsize,
     is_responsive: AtomicBool,
     /// Whether somebody asked to have it replaced, and that has not failed yet.
     is_to_be_replaced: AtomicBool,
@@ -175,7 +176,7 @@ impl Pool {
                 members: Vec::new(),
                 next_seat: 0,
                 retries: Retries::default(),
-                suspects: HashSet::new(),
+                on_trial: HashSet::new(),
                 speeds: Speeds::new(expectations, Instant::now()),
             }),
             changed: Notify::new(),
@@ -196,7 +197,7 @@ impl Pool {
                 seat,
                 worker,
                 permits: Arc::new(Semaphore::new(self.shared.config.max_inflight_per_worker)),
-                suspects: AtomicUsize::new(0),
+                trials: AtomicUsize::new(0),
                 is_responsive: AtomicBool::new(true),
                 is_to_be_replaced: AtomicBool::new(false),
                 batches,
@@ -258,9 +259,9 @@ impl Pool {
         self.state().members.iter().any(|member| member.worker == worker && member.is_responsive())
     }
 
-    /// Whether this text lately crashed a worker while it was alone in a batch.
+    /// Whether this text is refused because two workers lately died of it.
     pub(crate) fn is_poison(&self, token_ids: &[u32], pooling: Pooling) -> bool {
-        self.shared.poison.contains(token_ids, pooling)
+        self.shared.poison.is_poison(token_ids, pooling)
     }
 
     /// Notes that a request was admitted, which allows for a tenth of a retry.
@@ -320,7 +321,7 @@ impl Pool {
                 member: Arc::clone(member),
                 tokens: 0,
                 is_sent: false,
-                suspect: None,
+                trial: None,
                 pool: self.clone(),
             })
         })
@@ -380,8 +381,8 @@ pub(crate) struct Permit {
     member: Arc<Member>,
     tokens: usize,
     is_sent: bool,
-    /// Hash of the text on trial that travels with it.
-    suspect: Option<u64>,
+    /// The text on trial that travels with it, alone.
+    trial: Option<TextHash>,
     pool: Pool,
 }
 
@@ -392,16 +393,23 @@ impl Permit {
     }
 
     /// Sends a batch to the worker; `more` says that others follow at once.
-    pub(crate) fn send(mut self, jobs: Vec<Job>, more: bool) {
-        let mut jobs = self.pool.without_poison(jobs);
-        if jobs.is_empty() {
-            return;
-        }
+    pub(crate) fn send(self, mut jobs: Vec<Job>, more: bool) {
         for job in &mut jobs {
             if let Some(place) = job.place.take() {
                 place.dispatch();
             }
         }
+        let pool = self.pool.clone();
+        let trials = if self.trial.is_some() { Vec::new() } else { pool.sift(&mut jobs) };
+        if jobs.is_empty() {
+            drop(self);
+        } else {
+            self.send_to_worker(jobs, more);
+        }
+        pool.try_alone(trials);
+    }
+
+    fn send_to_worker(mut self, jobs: Vec<Job>, more: bool) {
         self.tokens = jobs.iter().map(|job| job.token_ids.len()).sum();
         let threads = self.pool.threads_for(&self.member, more);
         self.is_sent = true;
@@ -424,9 +432,9 @@ impl Permit {
         if std::mem::take(&mut self.is_sent) {
             self.pool.state().speeds.returned(self.member.seat, self.tokens, Instant::now());
         }
-        if let Some(text) = self.suspect.take() {
-            self.pool.state().suspects.remove(&text);
-            self.member.suspects.fetch_sub(1, Ordering::Relaxed);
+        if let Some(text) = self.trial.take() {
+            self.pool.state().on_trial.remove(&text);
+            self.member.trials.fetch_sub(1, Ordering::Relaxed);
         }
         self.slot.take().is_some()
     }

@@ -47,6 +47,9 @@ use crate::pool::{self, Pool};
 use crate::sidecar::process::Spawner;
 use slot::Slot;
 
+/// Signs of life that a worker gives within the time that it may be silent.
+const HEARTBEATS_PER_TIMEOUT: u32 = 3;
+
 /// How workers are started and watched.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -54,6 +57,8 @@ pub struct Config {
     pub workers: Option<usize>,
     /// Time from a worker's start until it must be ready.
     pub start_timeout: Duration,
+    /// Silence of a worker that is not ready yet after which it is killed.
+    pub start_heartbeat_timeout: Duration,
     /// Silence of a ready worker after which it is killed.
     pub heartbeat_timeout: Duration,
     /// Time without progress of a batch after which its worker is killed, at least; more for a large batch.
@@ -83,6 +88,7 @@ impl Default for Config {
         Self {
             workers: None,
             start_timeout: Duration::from_secs(120),
+            start_heartbeat_timeout: Duration::from_secs(20),
             heartbeat_timeout: Duration::from_secs(3),
             progress_timeout: Duration::from_secs(3),
             stall_timeout: Duration::from_secs(1),
@@ -95,6 +101,13 @@ impl Default for Config {
             memory_interval: Duration::from_secs(1),
             max_batches: None,
         }
+    }
+}
+
+impl Config {
+    /// How often a worker gives a sign of life.
+    pub(crate) fn heartbeat_interval(&self) -> Duration {
+        self.heartbeat_timeout.min(self.start_heartbeat_timeout) / HEARTBEATS_PER_TIMEOUT
     }
 }
 

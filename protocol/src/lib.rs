@@ -41,9 +41,9 @@
 //!   worker                                  gateway
 //!     | hello            before any heavy import |
 //!     |----------------------------------------->|
-//!     | ready      after loading and one warm-up |   or: fatal, then exit 78
-//!     |----------------------------------------->|
 //!     | heartbeat      every second from here on |
+//!     |----------------------------------------->|
+//!     | ready      after loading and one warm-up |   or: fatal, then exit 78
 //!     |----------------------------------------->|
 //!     |                                    embed |   the next embed may already wait in the socket
 //!     |<-----------------------------------------|
@@ -55,6 +55,7 @@
 //!
 //! A worker answers every [`Embed`] with one [`Begun`] and then one [`Vectors`] or [`Failed`], in the order
 //! in which the frames came. [`Vectors`] are pooled but not normalised: the gateway cuts and normalises.
+//! A worker whose device is lost under a batch sends [`Fatal`] with the code [`DEVICE_LOST`] instead, and ends.
 //! End-of-file from the gateway ends the worker at once; end-of-file from the worker means that it is gone.
 //!
 //! `vectors/` beside this crate holds golden frames, which the tests of both languages read.
@@ -75,5 +76,6 @@ pub use codec::{GatewayCodec, WorkerCodec};
 pub use error::ProtocolError;
 pub use header::{HEADER_BYTES, Header, MAGIC, MAX_BODY_BYTES, MessageType, PROTOCOL_VERSION};
 pub use message::{
-    Begun, Embed, Failed, Fatal, GatewayMessage, Heartbeat, Hello, Pooling, Ready, Vectors, WorkerMessage,
+    Begun, DEVICE_LOST, Embed, Failed, Fatal, GatewayMessage, Heartbeat, Hello, Pooling, Ready, Vectors,
+    WorkerMessage,
 };

@@ -95,10 +95,14 @@ pub struct Failed {
     pub message: String,
 }
 
-/// A worker cannot ever become ready.
+/// [`Fatal::code`] of a ready worker whose device is lost.
+pub const DEVICE_LOST: &str = "device_lost";
+
+/// Before [`Ready`]: a worker cannot ever become ready. After it, only with the code [`DEVICE_LOST`]: the worker ends, for
+/// no reason that lies in its batch, and may be started again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fatal {
-    /// `bad_model`, `unsupported_model`, `bad_configuration` or `internal`.
+    /// `bad_model`, `unsupported_model`, `bad_configuration` or `internal`; after [`Ready`] [`DEVICE_LOST`].
     pub code: String,
     /// One line for the person who started the gateway.
     pub message: String,

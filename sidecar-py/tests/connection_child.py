@@ -22,21 +22,21 @@ def main(action: str) -> int:
         while os.getppid():
             connection.write(_protocol.Fatal(code="x", message="x" * 10_000))
     elif action == "spin":
-        connection.watch()
+        connection.watch(beats=False)
         connection.write(_protocol.Begun(batch_id=0))
         while True:
             pass
     elif action == "beat":
-        _connection.HEARTBEAT_MS = 20
-        connection.watch()
+        connection = _connection.Connection(heartbeat_ms=20)
+        connection.watch(beats=False)
         connection.write(_protocol.Begun(batch_id=0))
         connection.read()
         connection.steps_done = lambda: 41
-        connection.beats = True
+        connection.watch(beats=True)
         connection.read()
     elif action == "echo":
-        _connection.HEARTBEAT_MS = 1
-        connection.watch()
+        connection = _connection.Connection(heartbeat_ms=1)
+        connection.watch(beats=False)
         while True:
             connection.write(connection.read())
     return EXIT_RETURNED

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """The real worker loop around an engine that takes orders: ``fake_engine.py LOG LOAD``.
 
-``LOAD`` says how the engine loads: ``at_once``, ``wait`` (until the file ``LOG.go`` is there), ``missing``
-(:class:`ModelError`) or ``damaged`` (its warm-up fails with :class:`OutputError`). What reaches the engine
-is appended to ``LOG``, one JSON object a line. A text of one of the token ids below makes the engine do
-something else than give its vector, which is the sum of the text's token ids and their number.
+``LOAD`` says how the engine loads: ``at_once``, ``wait`` (until the file ``LOG.go`` is there),
+``missing`` (:class:`ModelError`), ``damaged`` (its warm-up fails with :class:`OutputError`) or ``lost``
+(:class:`DeviceLostError`). What reaches the engine is appended to ``LOG``, one JSON object a line. A
+text of one of the token ids below makes the engine do something else than give its vector, which is the
+sum of the text's token ids and their number.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from akidb_sidecar import _engine, _worker
-from akidb_sidecar._errors import ModelError, OutputError
+from akidb_sidecar._errors import DeviceLostError, ModelError, OutputError
 
 RAISE = 1001
 BAD_OUTPUT = 1002
 PRINT = 1003
 SPIN = 1004
 SLEEP = 1005
+LOSE_DEVICE = 1006
 MAX_TOKENS = 48
 DIMENSION = 2
 INFO = _engine.EngineInfo("made-up", DIMENSION, MAX_TOKENS, "cpu", "float32", "none", ("a warning",))
@@ -60,6 +62,8 @@ class FakeEngine:
 def obey(token_ids: array[int]) -> None:
     if RAISE in token_ids:
         raise ZeroDivisionError("secret text")
+    if LOSE_DEVICE in token_ids:
+        raise DeviceLostError("it fell off")
     if PRINT in token_ids:
         print("printed by Python")  # noqa: T201
         os.write(1, b"printed by C\n")
@@ -89,6 +93,8 @@ def main(log: Path, load: str) -> int:
             time.sleep(0.01)
         if load == "missing":
             raise ModelError("bad_model", "there is\nnothing in `caf\udce9`")
+        if load == "lost":
+            raise DeviceLostError("it fell off")
         return FakeEngine(log, damaged=load == "damaged")
 
     return _worker.run(load_engine)

@@ -11,13 +11,17 @@ At the start: ``warm_up`` (tokens and seconds that it says its warm-up took), ``
 ``start_exit`` (code), ``hello_version`` (number), ``fatal`` (message), ``never_ready`` (true), ``say`` (a
 line for standard error), ``report`` (a file that is told what is around the worker), ``orphan`` (true: a
 child that outlives the worker a little), ``shorter`` (by so many tokens the longest text is shorter than it
-was told to be).
+was told to be), ``hello_delay`` (seconds before ``hello``), ``hold_gil`` (seconds after ``hello`` in which
+no heartbeat has a turn).
 
 At a batch (``only_worker`` limits them to one worker's id; ``times`` counts how often, over all workers):
 ``delay`` (seconds a batch), ``delay_per_token`` (seconds), ``cores`` (number: a batch that is given fewer
 threads takes longer in proportion), ``progress`` (true: heartbeats say that the
 batch gets on meanwhile), ``exit`` (code, once begun), ``signal`` (number, sent to itself once begun),
-``hang`` (true: for ever, heartbeats go on), ``fail`` (true: an exception), ``poison`` (a token id: SIGSEGV
+``hang`` (true: for ever, heartbeats go on), ``hang_at`` (a token id: hangs when a batch has it),
+``device_lost`` (true: says that its device is lost, and ends), ``device_lost_at`` (a token id),
+``before_begun`` (true: all of these, and deaths by a token id, come before the batch is begun), ``fail``
+(true: an exception), ``poison`` (a token id: SIGSEGV
 when a batch has it), ``killed_by`` (a token id: SIGKILL when a batch has it), ``culprit`` (a token id: an
 exception when a batch has it), ``bad_text`` (a token id: no usable vector when a batch has it), ``numbers``
 (``nan`` | ``inf`` | ``zero`` | ``huge``: what the vectors hold), ``zeros`` (so many numbers at the start of
@@ -29,6 +33,7 @@ the answer to send before exiting), ``stall`` (bytes of the answer to send befor
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import json
 import os
@@ -124,7 +129,6 @@ def serve(connection: Connection, misbehaviour: Misbehaviour, told: Told) -> int
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     start = misbehaviour.at_start()
-    connection.watch()
     if "report" in start:
         blocked = sorted(map(int, signal.pthread_sigmask(signal.SIG_BLOCK, ())))
         around = {"environment": dict(os.environ), "folder": str(Path.cwd()), "blocked": blocked}
@@ -136,9 +140,14 @@ def serve(connection: Connection, misbehaviour: Misbehaviour, told: Told) -> int
     if "start_exit" in start:
         print("asked to end", file=sys.stderr, flush=True)  # noqa: T201
         return int(start["start_exit"])
+    time.sleep(start.get("hello_delay", 0))
     hello = bytearray(_protocol.encode(_protocol.Hello(pid=os.getpid(), sidecar_version="fake")))
     hello[4] = start.get("hello_version", hello[4])
     os.write(SOCKET, hello)
+    connection.watch(beats=True)
+    if "hold_gil" in start:
+        # Like C code that was entered with the interpreter locked: `PyDLL` does not give the lock back.
+        ctypes.PyDLL(None).usleep(int(start["hold_gil"] * 1e6))
     time.sleep(start.get("start_delay", 0))
     if "fatal" in start:
         connection.write(_protocol.Fatal(code="bad_model", message=start["fatal"]))
@@ -150,24 +159,25 @@ def serve(connection: Connection, misbehaviour: Misbehaviour, told: Told) -> int
     connection.write(
         _protocol.Ready("fake", dimension, longest, "cpu", dtype, "none", [], warm_up[0], warm_up[1])
     )
-    connection.beats = True
     kept: list[bytearray] = []
     while True:
         message = connection.read()
         assert isinstance(message, _protocol.Embed)
-        connection.write(_protocol.Begun(batch_id=message.batch_id))
         now = misbehaviour.at_batch()
+        if now.get("before_begun"):
+            misbehave_before_answer(connection, now, message)
+        connection.write(_protocol.Begun(batch_id=message.batch_id))
         kept.append(bytearray(b"x") * now.get("grow", 0))
         connection.steps_done = time.monotonic_ns if now.get("progress") else lambda: 0
         begun = time.perf_counter()
-        misbehave_before_answer(now, message)
+        misbehave_before_answer(connection, now, message)
         took = time.perf_counter() - begun
         send_answer(connection, answer(message, dimension, now, took), now)
         if "exit_after" in now:
             os._exit(now["exit_after"])
 
 
-def misbehave_before_answer(now: dict[str, Any], message: _protocol.Embed) -> None:
+def misbehave_before_answer(connection: Connection, now: dict[str, Any], message: _protocol.Embed) -> None:
     token_ids = array("I", message.token_ids)
     slowness = max(1.0, now["cores"] / message.threads) if "cores" in now else 1.0
     time.sleep(now.get("delay", 0) + now.get("delay_per_token", 0) * len(token_ids) * slowness)
@@ -179,7 +189,10 @@ def misbehave_before_answer(now: dict[str, Any], message: _protocol.Embed) -> No
         os.kill(os.getpid(), signal.SIGKILL)
     if "signal" in now:
         os.kill(os.getpid(), now["signal"])
-    if now.get("hang"):
+    if now.get("device_lost") or now.get("device_lost_at") in token_ids:
+        connection.write(_protocol.Fatal(code=_protocol.DEVICE_LOST, message="asked to lose it"))
+        os._exit(70)
+    if now.get("hang") or now.get("hang_at") in token_ids:
         while True:
             signal.pause()
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import fake_engine
 import pytest
-from conftest import END_SECONDS, TESTS, WAIT_SECONDS, Child, embed, wait_until
+from conftest import END_SECONDS, TESTS, WAIT_SECONDS, Child, embed, read_frame, wait_until
 
 from akidb_sidecar import __version__, _protocol, _worker
+from akidb_sidecar._errors import EXIT_SOFTWARE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -61,12 +62,10 @@ def test_hello_comes_before_the_engine_is_loaded(start: Callable[..., Child], lo
     child = start(SCRIPT, log, "wait")
     hello = _protocol.Hello(pid=child.process.pid, sidecar_version=__version__)
     assert child.receive() == hello
-    child.socket.settimeout(1.3)
-    with pytest.raises(TimeoutError):  # neither ready nor a heartbeat
-        child.socket.recv(1)
-    child.socket.settimeout(WAIT_SECONDS)
+    assert child.receive() == _protocol.Heartbeat(steps_done=0)
+    assert child.receive() == _protocol.Heartbeat(steps_done=0)
     log.with_suffix(".go").touch()
-    assert isinstance(child.receive(), _protocol.Ready)
+    child.expect(_protocol.Ready)
 
 
 def test_ready_comes_after_a_warm_up_batch_reached_the_engine(worker: Child, log: Path) -> None:
@@ -213,6 +212,22 @@ def test_what_a_library_prints_goes_to_the_log(worker: Child) -> None:
     assert "printed by Python\n" in worker.stderr
     assert "printed by C\n" in worker.stderr
     assert worker.stdout == ""
+
+
+def test_lost_device_is_told_and_ends_the_worker(worker: Child) -> None:
+    worker.send(embed(1, [fake_engine.LOSE_DEVICE]))
+    worker.expect(_protocol.Begun)
+    assert worker.expect(_protocol.Fatal) == _protocol.Fatal(code="device_lost", message="it fell off")
+    assert worker.exit_code(END_SECONDS) == EXIT_SOFTWARE
+
+
+def test_device_lost_before_the_worker_is_ready_is_not_fatal(start: Callable[..., Child], log: Path) -> None:
+    child = start(SCRIPT, log, "lost")
+    child.expect(_protocol.Hello)
+    assert child.exit_code(END_SECONDS) == EXIT_SOFTWARE
+    with pytest.raises(EOFError):
+        read_frame(child.socket)
+    assert "the device is lost: it fell off" in child.stderr
 
 
 def test_end_of_file_ends_an_idle_worker(worker: Child) -> None:

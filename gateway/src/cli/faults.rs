@@ -10,6 +10,18 @@ pub struct FaultFlags {
     #[arg(long, env = "AKIDB_START_TIMEOUT", value_name = "TIME", default_value = "120s")]
     pub start_timeout: String,
 
+    /// How long a worker that is not ready yet may be silent before it is killed, 30ms to 1h
+    ///
+    /// Longer than for a ready one: an import may hold the interpreter's lock.
+    #[arg(
+        long,
+        env = "AKIDB_START_HEARTBEAT_TIMEOUT",
+        value_name = "TIME",
+        default_value = "20s",
+        hide_short_help = true
+    )]
+    pub start_heartbeat_timeout: String,
+
     /// How long a ready worker may be silent before it is killed, 30ms to 1h. It gives three signs of life in that time
     #[arg(
         long,
@@ -119,7 +131,7 @@ pub struct FaultFlags {
     )]
     pub worker_max_batches: String,
 
-    /// How long a text that crashed a worker is refused, 0s to 24h
+    /// How long a text that two workers died of is refused, and one that a worker died of runs alone, 0s to 24h
     #[arg(
         long,
         env = "AKIDB_POISON_MEMORY",

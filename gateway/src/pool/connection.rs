@@ -1,17 +1,22 @@
 //! One ready worker's socket: batches go out, answers come in and go straight to the jobs' senders.
 //!
 //! [`run`] ends when the worker is lost or has been relieved, and says why. Batches that it had not begun go back to the
-//! pool at once; what it was computing is handed to the caller, who learns how the process ended.
+//! pool at once; what it was computing is handed to the caller, who learns how the process ended. When it had begun none,
+//! that is the first frame that it was sent.
 //!
 //! Time is counted in ticks, so that the time in which the gateway itself was suspended does not count.
+
+mod end;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use akidb_protocol::{Embed, Failed, GatewayCodec, GatewayMessage, ProtocolError, Vectors, WorkerMessage};
+use akidb_protocol::{
+    DEVICE_LOST, Embed, Failed, GatewayCodec, GatewayMessage, ProtocolError, Vectors, WorkerMessage,
+};
 use bytes::{Bytes, BytesMut};
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedReadHalf;
 use tokio::sync::mpsc;
@@ -24,6 +29,7 @@ use super::{Assignment, Membership, Pool, Seat, Start};
 use crate::error::EmbedError;
 use crate::job::{Doubt, Job};
 use crate::metrics::RestartReason;
+pub(crate) use end::{End, ProtocolFault};
 
 /// Times that the shortest of the time-outs is looked at before it is over.
 const TICKS_PER_TIMEOUT: u32 = 4;
@@ -39,42 +45,6 @@ const MOST_FAILURES: u32 = 3;
 const MOST_BAD_BATCHES: u32 = 10;
 /// Squared lengths of a vector that can be right.
 const SANE_SQUARED_NORMS: std::ops::Range<f64> = 1e-12..1e12;
-
-/// Why a connection ended.
-#[derive(Debug)]
-pub(crate) enum End {
-    /// The worker closed its socket: it has ended or is about to.
-    Closed,
-    /// The worker sent something that it must not send.
-    Protocol(ProtocolFault),
-    /// The worker gave no sign of life for this long.
-    Silent(Duration),
-    /// A batch made no progress for this long.
-    NoProgress(Duration),
-    /// A successor took over, and the last batch is answered.
-    Relieved,
-    /// The gateway stops.
-    Stopped,
-}
-
-/// What was wrong with a frame.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ProtocolFault {
-    #[error("{0}")]
-    Frame(#[from] ProtocolError),
-    #[error("its socket ended inside a frame, after {0} bytes of it")]
-    Cut(usize),
-    #[error("a frame stalled for {0:?}, after {1} bytes of it")]
-    Stalled(Duration, usize),
-    #[error("a `{0}` message is not expected from a ready worker")]
-    Unexpected(&'static str),
-    #[error("batch {0} is not in flight")]
-    UnknownBatch(u64),
-    #[error(
-        "{count} vectors of {dimension} numbers came for {expected_count} texts and {expected_dimension} numbers"
-    )]
-    WrongShape { count: u32, dimension: u32, expected_count: usize, expected_dimension: usize },
-}
 
 /// What a connection needs to know.
 #[derive(Debug)]
@@ -120,8 +90,8 @@ pub(crate) struct Outcome {
     pub(crate) batches_answered: u64,
     /// Batches that the worker held.
     pub(crate) in_flight: usize,
-    /// Texts of the batches that it was computing.
-    pub(crate) computing: Vec<Vec<Job>>,
+    /// Texts that it was computing.
+    pub(crate) computing: Vec<Job>,
 }
 
 /// Serves the worker until it is lost, or `stop` is cancelled, or all is answered after `relieve` was cancelled.
@@ -153,6 +123,7 @@ pub(crate) async fn run(
         bad_batches_in_a_row: 0,
     };
 
+    let mut unsent = None;
     let end = loop {
         let is_relieved = connection.seat.is_none();
         if is_relieved && connection.in_flight.is_empty() && assignments.is_closed() && assignments.is_empty()
@@ -161,21 +132,18 @@ pub(crate) async fn run(
         }
         tokio::select! {
             frame = frames.next() => {
-                let cut_bytes = frames.read_buffer().len();
-                match frame {
-                    None | Some(Err(ProtocolError::Io(_))) if cut_bytes > 0 => {
-                        break End::Protocol(ProtocolFault::Cut(cut_bytes));
-                    }
-                    None | Some(Err(ProtocolError::Io(_))) => break End::Closed,
-                    Some(Err(error)) => break End::Protocol(error.into()),
-                    Some(Ok(message)) => {
-                        if let Err(fault) = connection.receive(message) {
-                            break End::Protocol(fault);
-                        }
-                    }
+                if let Some(end) = connection.take_frame(frame, &frames) {
+                    break end;
                 }
             }
-            Some(assignment) = assignments.recv() => writer.write(connection.send(assignment)),
+            Some(assignment) = assignments.recv() => {
+                // A worker that has ended already is sent nothing: that would count against the texts.
+                if let Some(end) = connection.take_waiting_frames(&mut frames) {
+                    unsent = Some(assignment);
+                    break end;
+                }
+                writer.write(connection.send(assignment));
+            }
             _ = check.tick() => {
                 if let Some(end) = connection.look(&frames) {
                     break end;
@@ -190,7 +158,7 @@ pub(crate) async fn run(
     };
     // First out of the pool, so that nothing the worker held is offered to it again.
     drop(connection.seat.take());
-    connection.finish(end, assignments)
+    connection.finish(end, unsent, assignments)
 }
 
 /// What was last seen of the worker, in ticks since.
@@ -252,6 +220,37 @@ impl Connection {
             assignment,
         });
         frame.freeze()
+    }
+
+    /// Takes what the worker sent; returns how the connection ends, if it does.
+    fn take_frame(
+        &mut self,
+        frame: Option<Result<WorkerMessage, ProtocolError>>,
+        frames: &FramedRead<OwnedReadHalf, GatewayCodec>,
+    ) -> Option<End> {
+        let cut_bytes = frames.read_buffer().len();
+        match frame {
+            None | Some(Err(ProtocolError::Io(_))) if cut_bytes > 0 => {
+                Some(End::Protocol(ProtocolFault::Cut(cut_bytes)))
+            }
+            None | Some(Err(ProtocolError::Io(_))) => Some(End::Closed),
+            Some(Err(error)) => Some(End::Protocol(error.into())),
+            Some(Ok(WorkerMessage::Fatal(fatal))) if fatal.code == DEVICE_LOST => {
+                Some(End::DeviceLost(fatal.message))
+            }
+            Some(Ok(message)) => self.receive(message).err().map(End::Protocol),
+        }
+    }
+
+    /// Takes what has arrived by now.
+    fn take_waiting_frames(&mut self, frames: &mut FramedRead<OwnedReadHalf, GatewayCodec>) -> Option<End> {
+        while let Some(frame) = frames.next().now_or_never() {
+            let end = self.take_frame(frame, frames);
+            if end.is_some() {
+                return end;
+            }
+        }
+        None
     }
 
     fn receive(&mut self, message: WorkerMessage) -> Result<(), ProtocolFault> {
@@ -359,6 +358,7 @@ impl Connection {
                 if let Some(suspect) = job.doubt.as_ref().and_then(|doubt| doubt.was_right_elsewhere()) {
                     self.pool.replace(suspect, RestartReason::BadOutput);
                 }
+                self.pool.acquit(&job);
                 job.answer(Ok(vector));
             } else {
                 unusable.push(job);
@@ -435,17 +435,26 @@ impl Connection {
     }
 
     /// Returns what the worker had not begun to the pool.
-    fn finish(self, end: End, mut assignments: mpsc::UnboundedReceiver<Assignment>) -> Outcome {
+    fn finish(
+        self,
+        end: End,
+        unsent: Option<Assignment>,
+        mut assignments: mpsc::UnboundedReceiver<Assignment>,
+    ) -> Outcome {
         assignments.close();
-        let in_flight = self.in_flight.len() + assignments.len();
-        let (computing, mut not_begun): (Vec<_>, Vec<_>) =
+        let in_flight = self.in_flight.len() + usize::from(unsent.is_some()) + assignments.len();
+        let (mut computing, mut not_begun): (VecDeque<_>, VecDeque<_>) =
             self.in_flight.into_iter().partition(|batch| batch.begun.is_some());
-        let mut waiting: Vec<Assignment> = not_begun.drain(..).map(|batch| batch.assignment).collect();
+        if computing.is_empty() {
+            computing.extend(not_begun.pop_front());
+        }
+        let mut waiting: Vec<Assignment> = not_begun.into_iter().map(|batch| batch.assignment).collect();
+        waiting.extend(unsent);
         while let Ok(assignment) = assignments.try_recv() {
             waiting.push(assignment);
         }
         self.pool.take_back(waiting);
-        let computing = computing.into_iter().map(|batch| batch.assignment.jobs).collect();
+        let computing = computing.into_iter().flat_map(|batch| batch.assignment.jobs).collect();
         Outcome { end, batches_answered: self.batches_answered, in_flight, computing }
     }
 }

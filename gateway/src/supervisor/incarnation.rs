@@ -7,16 +7,19 @@ use akidb_protocol::{GatewayCodec, Hello, ProtocolError, Ready, WorkerMessage};
 use futures_util::StreamExt;
 use nix::sys::signal::Signal;
 use tokio::net::UnixStream;
-use tokio::time::Instant;
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_util::codec::Framed;
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
 use crate::metrics::RestartReason;
-use crate::pool::Membership;
 use crate::pool::connection::{self, End, Outcome};
+use crate::pool::{Manner, Membership};
 use crate::printable;
 use crate::sidecar::process::{Ended, Process};
+
+/// Times that the longest silence of a worker that starts is looked at before it is over.
+const TICKS_PER_SILENCE: u32 = 20;
 
 /// Why a process was given up.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +38,8 @@ pub(super) enum Loss {
     NoProgress(Duration),
     #[error("{0}")]
     Fatal(String),
+    #[error("its device is lost: {0}")]
+    DeviceLost(String),
     #[error("a successor took over")]
     Relieved,
     #[error("the gateway stops")]
@@ -133,7 +138,8 @@ pub(super) async fn wait_until_ready(
         Err(loss) => {
             let Starting { process, socket, started, generation } = starting;
             // One that is to be killed keeps its socket, whose end would let it end by itself.
-            let kept = matches!(loss, Loss::StartTimeout(_) | Loss::Protocol(_)).then_some(socket);
+            let is_killed = matches!(loss, Loss::StartTimeout(_) | Loss::Silent(_) | Loss::Protocol(_));
+            let kept = is_killed.then_some(socket);
             let mut burial = Burial { id, generation, started, batches_answered: 0, in_flight: 0 };
             let reason = burial.end(shared, process, &loss).await.reason;
             drop(kept);
@@ -147,13 +153,20 @@ async fn handshake(
     id: usize,
     socket: &mut Framed<UnixStream, GatewayCodec>,
 ) -> Result<Ready, Loss> {
-    let Hello { pid, sidecar_version } = match next_message(shared, socket).await? {
+    let mut silence = Silence::new(shared.config.start_heartbeat_timeout);
+    let Hello { pid, sidecar_version } = match next_message(shared, socket, &mut silence).await? {
         WorkerMessage::Hello(hello) => hello,
         WorkerMessage::Fatal(fatal) => return Err(Loss::Fatal(printable::line(&fatal.message).into_owned())),
         other => return Err(Loss::Protocol(format!("its first message is {other:?}, not a hello"))),
     };
     tracing::debug!(worker = id, pid, sidecar_version, "worker started");
-    match next_message(shared, socket).await? {
+    let message = loop {
+        match next_message(shared, socket, &mut silence).await? {
+            WorkerMessage::Heartbeat(_) => {}
+            message => break message,
+        }
+    };
+    match message {
         WorkerMessage::Ready(ready) if ready.dimension as usize != shared.dimension => {
             Err(Loss::Fatal(format!(
                 "it answers vectors of {} numbers, but `hidden_size` in the model's `config.json` is {}",
@@ -175,8 +188,14 @@ async fn handshake(
 async fn next_message(
     shared: &Shared,
     socket: &mut Framed<UnixStream, GatewayCodec>,
+    silence: &mut Silence,
 ) -> Result<WorkerMessage, Loss> {
-    match socket.next().await {
+    let message = tokio::select! {
+        message = socket.next() => message,
+        () = silence.is_too_long() => return Err(Loss::Silent(silence.longest)),
+    };
+    silence.ticks = 0;
+    match message {
         None | Some(Err(ProtocolError::Io(_))) => Err(Loss::Closed),
         Some(Ok(message)) => Ok(message),
         Some(Err(error @ ProtocolError::WrongVersion(_))) => Err(Loss::Fatal(format!(
@@ -185,6 +204,29 @@ async fn next_message(
         Some(Err(error)) => {
             shared.metrics.protocol_errors.inc();
             Err(Loss::Protocol(error.to_string()))
+        }
+    }
+}
+
+/// How long a worker has sent nothing, in ticks, so that the time in which the gateway itself was suspended does not count.
+struct Silence {
+    longest: Duration,
+    tick: Interval,
+    ticks: u32,
+}
+
+impl Silence {
+    fn new(longest: Duration) -> Self {
+        let mut tick = tokio::time::interval((longest / TICKS_PER_SILENCE).max(Duration::from_millis(1)));
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self { longest, tick, ticks: 0 }
+    }
+
+    /// The first tick may come at once.
+    async fn is_too_long(&mut self) {
+        while self.tick.period() * self.ticks.saturating_sub(1) < self.longest {
+            self.tick.tick().await;
+            self.ticks += 1;
         }
     }
 }
@@ -217,14 +259,13 @@ pub(super) async fn serve(
         }
         End::Silent(silence) => Loss::Silent(silence),
         End::NoProgress(time) => Loss::NoProgress(time),
+        End::DeviceLost(message) => Loss::DeviceLost(printable::line(&message).into_owned()),
         End::Relieved => Loss::Relieved,
         End::Stopped => Loss::Stopped,
     };
     let mut burial = Burial { id, generation, started, batches_answered, in_flight };
-    let Buried { reason, died_of_itself } = burial.end(shared, process, &loss).await;
-    for jobs in computing {
-        shared.pool.settle(jobs, died_of_itself);
-    }
+    let Buried { reason, manner } = burial.end(shared, process, &loss).await;
+    shared.pool.settle(computing, manner);
     Death { loss, reason, batches_answered }
 }
 
@@ -239,7 +280,7 @@ struct Burial {
 
 struct Buried {
     reason: Option<RestartReason>,
-    died_of_itself: bool,
+    manner: Manner,
 }
 
 impl Burial {
@@ -247,16 +288,18 @@ impl Burial {
     async fn end(&mut self, shared: &Shared, process: Process, loss: &Loss) -> Buried {
         let pid = process.pid();
         let patience = match loss {
-            Loss::Closed | Loss::Fatal(_) | Loss::Stopped | Loss::Relieved => shared.config.exit_patience,
+            Loss::Closed | Loss::Fatal(_) | Loss::DeviceLost(_) | Loss::Stopped | Loss::Relieved => {
+                shared.config.exit_patience
+            }
             _ => Duration::ZERO,
         };
         let Ended { status, last_words } = process.end(patience).await;
         let (signal, exit_code) = (status.and_then(signal_of), status.and_then(|status| status.code()));
         match loss {
-            Loss::Stopped => return Buried { reason: None, died_of_itself: false },
+            Loss::Stopped => return Buried { reason: None, manner: Manner::OtherHand },
             Loss::Relieved => {
                 tracing::info!(worker = self.id, pid, generation = self.generation, "worker relieved");
-                return Buried { reason: None, died_of_itself: false };
+                return Buried { reason: None, manner: Manner::OtherHand };
             }
             _ => {}
         }
@@ -266,6 +309,7 @@ impl Burial {
             Loss::Protocol(_) => RestartReason::ProtocolError,
             Loss::Silent(_) => RestartReason::Heartbeat,
             Loss::NoProgress(_) => RestartReason::Progress,
+            Loss::DeviceLost(_) => RestartReason::DeviceLost,
             _ if signal.is_some() => RestartReason::Signal,
             _ => RestartReason::Exit,
         };
@@ -288,9 +332,14 @@ impl Burial {
             "worker lost"
         );
         let is_killed = matches!(signal, Some(Ok(Signal::SIGKILL | Signal::SIGTERM)));
-        let died_of_itself =
-            matches!(loss, Loss::Closed) && !is_killed && (signal.is_some() || exit_code.is_some());
-        Buried { reason: Some(reason), died_of_itself }
+        let is_of_itself = match loss {
+            Loss::NoProgress(_) => true,
+            // One that dumps its core is silent meanwhile.
+            Loss::Closed | Loss::Silent(_) => !is_killed && (signal.is_some() || exit_code.is_some()),
+            _ => false,
+        };
+        let manner = if is_of_itself { Manner::OfItself } else { Manner::OtherHand };
+        Buried { reason: Some(reason), manner }
     }
 }
 

@@ -23,19 +23,6 @@ fn a_slow_batch_does_not_make_a_hang_go_unnoticed() {
 }
 
 #[test]
-fn many_requests_with_the_same_poison_kill_no_more_workers_than_one() {
-    let flags = ["--workers", "2", "--max-batch-tokens", "1"];
-    let gateway = Gateway::misbehaving(&json!({"poison": 28, "delay": 0.1}), &flags);
-    gateway.wait_until_ready();
-    std::thread::scope(|scope| {
-        for _ in 0..10 {
-            scope.spawn(|| assert_eq!(gateway.embed(&["z"]).code(), (422, "poison_input".to_owned())));
-        }
-    });
-    assert!(restarts(&gateway, "signal") <= 2.0, "{} workers died", restarts(&gateway, "signal"));
-}
-
-#[test]
 fn a_successor_that_cannot_start_is_tried_now_and_then_not_again_and_again() {
     let flags = ["--workers", "2", "--crash-loop-wait", "1s"];
     let gateway = Gateway::misbehaving(&json!({"numbers": "nan", "times": 1, "start_exit": 3}), &flags);

@@ -233,59 +233,6 @@ fn protocol_error(misbehaviour: &serde_json::Value) -> Gateway {
 }
 
 #[test]
-fn row_15_a_poison_text_kills_at_most_two_workers_and_is_remembered_while_its_mates_are_answered() {
-    let gateway = Gateway::misbehaving(&json!({"poison": 28, "delay": 0.05}), &["--workers", "2"]);
-    gateway.wait_until_ready();
-    let before = gateway.worker_pids();
-    std::thread::scope(|scope| {
-        let poisoned = scope.spawn(|| gateway.embed(&["z", "c"]));
-        let mates: Vec<_> = (0..6).map(|_| scope.spawn(|| embed_right(&gateway, &["a", "b"]))).collect();
-        let answer = poisoned.join().unwrap();
-        assert_eq!(answer.code(), (422, "poison_input".to_owned()));
-        assert!(answer.json()["error"]["message"].as_str().unwrap().contains("text 0"), "{}", answer.text);
-        for mate in mates {
-            mate.join().unwrap();
-        }
-    });
-    assert!(restarts(&gateway, "signal") <= 2.0, "{} workers died", restarts(&gateway, "signal"));
-    assert_eq!(gateway.metric("akidb_poison_texts_total"), 1.0);
-    gateway.wait_until_ready();
-    let after = gateway.worker_pids();
-    assert_ne!(before, after);
-    for _ in 0..3 {
-        assert_eq!(gateway.embed(&["a", "z"]).code(), (422, "poison_input".to_owned()));
-    }
-    embed_right(&gateway, &["y"]);
-    assert_eq!(gateway.worker_pids(), after, "a remembered text touched a worker");
-}
-
-#[test]
-fn row_15_a_kill_from_outside_convicts_no_text() {
-    let flags = ["--workers", "2", "--backoff-first", "10ms"];
-    let gateway = Gateway::misbehaving(&json!({"killed_by": 28}), &flags);
-    gateway.wait_until_ready();
-    let answer = gateway.embed(&["z"]);
-    assert_eq!(answer.code(), (503, "worker_lost".to_owned()));
-    assert!(answer.header("retry-after").is_some());
-    assert_eq!(restarts(&gateway, "signal"), 3.0);
-    assert_eq!(gateway.metric("akidb_poison_texts_total"), 0.0);
-    gateway.misbehave(&json!({}));
-    embed_right(&gateway, &["z"]);
-}
-
-#[test]
-fn row_15_a_poison_text_is_forgotten_in_the_end() {
-    let gateway =
-        Gateway::misbehaving(&json!({"poison": 28}), &["--workers", "1", "--poison-memory", "500ms"]);
-    gateway.wait_until_ready();
-    assert_eq!(gateway.embed(&["z"]).status, 422);
-    gateway.misbehave(&json!({}));
-    assert_eq!(gateway.embed(&["z"]).status, 422);
-    std::thread::sleep(Duration::from_millis(600));
-    embed_right(&gateway, &["z"]);
-}
-
-#[test]
 fn row_16_with_no_worker_due_in_time_requests_are_refused_at_once() {
     let flags = ["--workers", "2", "--backoff-first", "20s", "--request-timeout", "5s"];
     let gateway = Gateway::misbehaving(&json!({}), &flags);

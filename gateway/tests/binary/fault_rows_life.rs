@@ -38,6 +38,57 @@ fn row_13_a_worker_that_is_never_ready_is_killed_at_the_start_deadline_and_ready
 }
 
 #[test]
+fn row_04_a_worker_that_is_stopped_while_it_starts_is_killed_and_holds_up_no_replacement() {
+    let flags = ["--workers", "2", "--start-heartbeat-timeout", "1s"];
+    let gateway = Gateway::misbehaving(&json!({}), &flags);
+    gateway.wait_until_ready();
+    let before = gateway.worker_pids();
+    gateway.misbehave(&json!({"start_delay": 60}));
+    support::kill(before[0], Signal::SIGKILL);
+    gateway.eventually("its successor starts", |gateway| {
+        let worker = &gateway.health()["workers"][0];
+        worker["state"] == "starting" && worker["generation"] == 2 && worker["pid"].is_u64()
+    });
+    let starting = gateway.worker_pids()[0];
+    let stopped = Instant::now();
+    support::kill(starting, Signal::SIGSTOP);
+    gateway.misbehave(&json!({}));
+    gateway.signal(Signal::SIGHUP);
+    let line = gateway.logged("worker lost", |line| line["pid"] == starting);
+    assert_eq!((&line["reason"], &line["signal"]), (&json!("heartbeat"), &json!("SIGKILL")));
+    assert!(stopped.elapsed() > Duration::from_millis(900), "{:?}", stopped.elapsed());
+    gateway.logged("every worker is replaced", |_| true);
+    assert!(stopped.elapsed() < Duration::from_secs(20), "{:?}", stopped.elapsed());
+    assert!(!gateway.worker_pids().contains(&before[1]));
+}
+
+#[test]
+fn row_04_a_worker_that_is_silent_before_its_hello_is_killed() {
+    let flags = ["--workers", "1", "--start-heartbeat-timeout", "1s"];
+    let gateway = Gateway::misbehaving(&json!({"hello_delay": 60}), &flags);
+    let line = gateway.logged("worker lost", |_| true);
+    assert_eq!((&line["reason"], &line["signal"]), (&json!("heartbeat"), &json!("SIGKILL")));
+    let uptime = line["uptime_seconds"].as_f64().unwrap();
+    assert!(uptime > 0.9, "it was killed after {uptime} s");
+    gateway.eventually("readyz says why", |gateway| {
+        gateway.get("/readyz").text.contains("last lost: heartbeat")
+    });
+}
+
+#[test]
+fn row_04_a_worker_that_starts_slowly_but_gives_signs_of_life_is_left_alone() {
+    let flags = ["--workers", "1", "--start-heartbeat-timeout", "2s"];
+    let gateway = Gateway::misbehaving(&json!({"start_delay": 5}), &flags);
+    gateway.wait_until_ready();
+    assert_eq!(support::generations(&gateway), 1);
+    // An import that holds the interpreter's lock is silent for longer than a ready worker may be.
+    let flags = ["--workers", "1", "--heartbeat-timeout", "600ms"];
+    let gateway = Gateway::misbehaving(&json!({"hold_gil": 3}), &flags);
+    gateway.wait_until_ready();
+    assert_eq!(support::generations(&gateway), 1);
+}
+
+#[test]
 fn row_14_a_crash_loop_is_told_and_tried_again_only_now_and_then() {
     let flags = [
         "--workers",

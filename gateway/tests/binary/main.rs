@@ -8,6 +8,7 @@ mod fault_corners;
 mod fault_rows;
 mod fault_rows_life;
 mod faults;
+mod guilt;
 mod house;
 mod http_faults;
 mod model_files;

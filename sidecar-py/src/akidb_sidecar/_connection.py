@@ -30,8 +30,6 @@ class Connection:
         self._header = bytearray(_protocol.HEADER_BYTES)
         self.steps_done: Callable[[], int] = lambda: 0
         """What heartbeats say of the worker's progress."""
-        self.beats = False
-        """Whether the liveness thread sends heartbeats; set once the worker is ready."""
 
     def read(self) -> _protocol.Message:
         """Wait for one frame. Memory for its body is taken after its header was judged."""
@@ -51,16 +49,19 @@ class Connection:
                 except (BrokenPipeError, ConnectionResetError):
                     end_of_gateway()
 
-    def watch(self) -> None:
-        """Start the liveness thread. It never reads, so that it takes nothing from the reading thread."""
-        threading.Thread(target=self._watch, name="liveness", daemon=True).start()
+    def watch(self, *, beats: bool) -> None:
+        """Start the liveness thread. It never reads, so that it takes nothing from the reading thread.
 
-    def _watch(self) -> None:
+        ``beats`` says whether it sends heartbeats, which a worker does from its ``hello`` on.
+        """
+        threading.Thread(target=self._watch, args=(beats,), name="liveness", daemon=True).start()
+
+    def _watch(self, beats: bool) -> None:
         # With no event asked for, poll reports only what it always reports: hang-up and errors.
         poll = select.poll()
         poll.register(self._descriptor, 0)
         while not poll.poll(self._heartbeat_ms):
-            if self.beats:
+            if beats:
                 self.write(_protocol.Heartbeat(steps_done=self.steps_done()))
         end_of_gateway()
 

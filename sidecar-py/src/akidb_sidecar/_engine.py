@@ -66,4 +66,7 @@ class Engine(Protocol):
         """Return a number that grows whenever a batch gets on; any thread may ask, at any time."""
 
     def embed(self, batch: Batch) -> memoryview:
-        """Return ``count * dimension`` little-endian ``f32``: pooled, not normalised, in batch order."""
+        """Return ``count * dimension`` little-endian ``f32``: pooled, not normalised, in batch order.
+
+        Raise :class:`DeviceLostError` when the device is lost, which is not the batch's fault.
+        """

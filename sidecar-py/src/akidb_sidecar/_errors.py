@@ -25,5 +25,9 @@ class BatchError(Exception):
     """A batch that is of the protocol but cannot be computed, such as one with a text of no tokens."""
 
 
+class DeviceLostError(Exception):
+    """The device failed for a reason that does not lie in the batch; this process cannot use it any more."""
+
+
 class OutputError(Exception):
     """The model gave a vector that cannot be right."""

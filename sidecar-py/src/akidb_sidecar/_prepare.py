@@ -42,7 +42,7 @@ def run(settings: PrepareSettings) -> int:
     # Before the hub's library takes it: names of files and the hub's warnings go there.
     sys.stderr = cast("TextIO", Progress(sys.stderr))
     if settings.ends_with_input:
-        _connection.Connection().watch()
+        _connection.Connection().watch(beats=False)
     try:
         prepared = prepare(
             settings.model,

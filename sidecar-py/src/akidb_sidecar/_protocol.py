@@ -83,8 +83,11 @@ class Failed(Message, frozen=True):
     message: str
 
 
+DEVICE_LOST = "device_lost"
+
+
 class Fatal(Message, frozen=True):
-    """A worker cannot ever become ready."""
+    """A worker cannot ever become ready, or, with :data:`DEVICE_LOST`, a ready one lost its device."""
 
     TYPE = 6
     code: str

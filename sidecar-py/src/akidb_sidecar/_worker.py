@@ -18,6 +18,7 @@ from akidb_sidecar._errors import (
     EXIT_CONFIGURATION,
     EXIT_SOFTWARE,
     BatchError,
+    DeviceLostError,
     ModelError,
     OutputError,
     ProtocolError,
@@ -35,15 +36,18 @@ def run(load_engine: Callable[[], Engine], heartbeat_ms: int = HEARTBEAT_MS) -> 
     _isolate()
     connection = Connection(heartbeat_ms=heartbeat_ms)
     connection.write(_protocol.Hello(pid=os.getpid(), sidecar_version=__version__))
-    connection.watch()
+    connection.watch(beats=True)
     try:
         engine = load_engine()
         connection.write(_warm_up(engine))
     except ModelError as error:
         connection.write(_protocol.Fatal(code=error.code, message=error.message))
         return EXIT_CONFIGURATION
+    except DeviceLostError as error:
+        # Not `fatal`: the next process may become ready.
+        _log(f"the device is lost: {error}")
+        return EXIT_SOFTWARE
     connection.steps_done = engine.steps_done
-    connection.beats = True
     if os.environ.get("AKIDB_CHAOS") == "1":
         signal.signal(signal.SIGUSR1, _hang)
     try:
@@ -51,6 +55,9 @@ def run(load_engine: Callable[[], Engine], heartbeat_ms: int = HEARTBEAT_MS) -> 
             _answer(connection, engine, connection.read())
     except ProtocolError as error:
         _log(f"the gateway sent a bad frame: {error}")
+        return EXIT_SOFTWARE
+    except DeviceLostError as error:
+        connection.write(_protocol.Fatal(code=_protocol.DEVICE_LOST, message=str(error)))
         return EXIT_SOFTWARE
 
 
@@ -111,6 +118,8 @@ def _answer(connection: Connection, engine: Engine, message: _protocol.Message) 
         answer = _protocol.Failed(batch_id=message.batch_id, code="invalid_batch", message=str(error))
     except OutputError as error:
         answer = _protocol.Failed(batch_id=message.batch_id, code="bad_output", message=str(error))
+    except DeviceLostError:
+        raise
     except Exception as error:  # noqa: BLE001 - whatever the model raises, the worker lives on
         traceback.print_exc(file=sys.stderr)
         reason = f"{type(error).__name__} while {message.count} texts were computed"
