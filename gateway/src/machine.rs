@@ -1,7 +1,10 @@
 //! What the gateway asks of the machine it runs on: cores, memory, file descriptors. A leaf, and the only
 //! place where platforms differ. The macOS side has not been run by the project's own tests.
 
+mod cgroup;
+
 use std::num::NonZero;
+use std::path::Path;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
@@ -42,14 +45,21 @@ pub(crate) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, NonZero::get)
 }
 
-/// One worker per GPU, else one per core; fewer when their weights would take more than half of the memory.
+/// One worker per GPU, else one per core; fewer when their weights would take more than half of the memory that the
+/// machine has, or that this process's control group allows.
 pub(crate) fn default_workers(weights_bytes: u64) -> usize {
     let wanted = if has_unified_gpu() { 1 } else { cores().min(MOST_DEFAULT_WORKERS) };
     let memory_bytes = System::new().map_or(u64::MAX, |mut system| {
         system.refresh_memory();
         system.total_memory()
     });
-    fitting_workers(wanted, weights_bytes, memory_bytes)
+    let limit_bytes = cgroup::memory_limit(Path::new("/")).unwrap_or(u64::MAX);
+    fitting_workers(wanted, weights_bytes, memory_bytes.min(limit_bytes))
+}
+
+/// Processes in this one's control group that the kernel has killed because memory was short; 0 where it does not tell.
+pub(crate) fn oom_kills() -> u64 {
+    cgroup::oom_kills(Path::new("/")).unwrap_or_default()
 }
 
 /// Whether workers compute on a GPU that shares the memory of the machine, as on Apple silicon.

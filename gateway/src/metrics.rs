@@ -37,13 +37,15 @@ impl Status {
     }
 }
 
-/// Why a worker was started again: the first eight when it was lost, the others when it was replaced by a ready one.
+/// Why a worker was started again: the first nine when it was lost, the others when it was replaced by a ready one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RestartReason {
     /// It ended by itself.
     Exit,
     /// A signal ended it.
     Signal,
+    /// The kernel killed it because memory was short.
+    OutOfMemory,
     /// It sent something that is not of the protocol.
     ProtocolError,
     /// It gave no sign of life.
@@ -70,9 +72,10 @@ pub(crate) enum RestartReason {
 
 impl RestartReason {
     /// Every reason with its label, in the order of the enum.
-    const ALL: [(Self, &'static str); 13] = [
+    const ALL: [(Self, &'static str); 14] = [
         (Self::Exit, "exit"),
         (Self::Signal, "signal"),
+        (Self::OutOfMemory, "out_of_memory"),
         (Self::ProtocolError, "protocol_error"),
         (Self::Heartbeat, "heartbeat"),
         (Self::Progress, "progress"),
@@ -301,7 +304,7 @@ impl Metrics {
         );
         registry.register(
             "akidb_crash_loop",
-            "Workers that end again and again before they are ready",
+            "Workers that end again and again before they are ready, or because memory is short",
             self.crash_loop.clone(),
         );
         registry.register_with_unit(

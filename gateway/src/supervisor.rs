@@ -19,16 +19,19 @@
 //! From every state, a stop of the gateway leads to `Draining` and to the end of the task.
 //!
 //! *Backoff* counts consecutive deaths with no answered batch between them: the first restart is at once, the next
-//! ones after 0.25 s, doubled each time up to 30 s. *Crash loop*: five deaths within 60 s without having been ready;
-//! from then on one start every 30 s. Replacements count for neither.
+//! ones after 0.25 s, doubled each time up to 30 s. *Crash loop*: five deaths within 60 s without having been ready, or
+//! five kills within 60 s for want of memory, ready or not; from then on one start every 30 s. The former is over once the
+//! worker is ready, the latter once it has been ready for 60 s. Replacements count for neither.
 //!
 //! * `slot`: the states above.
 //! * `incarnation`: one process, from its spawn to its burial.
 //! * `replacement`: who is replaced when: one at a time, and only while all others are ready.
 //! * `backoff`: how long to wait before the next start.
+//! * `oom`: which workers the kernel killed because memory was short.
 
 mod backoff;
 mod incarnation;
+mod oom;
 mod replacement;
 mod slot;
 
@@ -69,7 +72,7 @@ pub struct Config {
     pub backoff_first: Duration,
     /// Longest wait between two restarts.
     pub backoff_longest: Duration,
-    /// Time within which five deaths before readiness are a crash loop.
+    /// Time within which five deaths before readiness, or five kills for want of memory, are a crash loop.
     pub crash_loop_window: Duration,
     /// Wait between two starts in a crash loop.
     pub crash_loop_wait: Duration,
@@ -187,6 +190,7 @@ struct Shared {
     /// A worker's reason why it can never be ready, when none ever was.
     fatal: watch::Sender<Option<String>>,
     any_was_ready: std::sync::atomic::AtomicBool,
+    oom_kills: oom::OomKills,
     /// Changes with every status.
     changes: watch::Sender<()>,
     stop: CancellationToken,
@@ -220,6 +224,7 @@ impl Supervisor {
             metrics: Arc::clone(metrics),
             fatal: fatal_sender,
             any_was_ready: false.into(),
+            oom_kills: oom::OomKills::default(),
             changes: watch::channel(()).0,
             stop: CancellationToken::new(),
         });

@@ -74,7 +74,7 @@ pub struct FaultFlags {
     )]
     pub backoff_longest: String,
 
-    /// Time within which five deaths of a worker that was not ready are a crash loop, 1ms to 1h
+    /// Time within which five deaths of a worker that was not ready, or for want of memory, are a crash loop, 1ms to 1h
     #[arg(
         long,
         env = "AKIDB_CRASH_LOOP_WINDOW",

@@ -39,43 +39,72 @@ impl Backoff {
     }
 }
 
-/// Deaths before readiness that make a crash loop.
+/// Deaths that make a crash loop.
 const CRASH_LOOP_DEATHS: usize = 5;
 
-/// Notices a worker that ends again and again before it is ready.
+/// Why a worker is in a crash loop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// It ends before it is ready.
+    NeverReady,
+    /// The kernel kills it because memory is short.
+    OutOfMemory,
+}
+
+/// Notices a worker that ends again and again before it is ready, or for want of memory.
 #[derive(Debug)]
 pub(super) struct CrashLoop {
     window: Duration,
-    deaths: VecDeque<Instant>,
-    is_on: bool,
+    deaths_before_ready: VecDeque<Instant>,
+    oom_kills: VecDeque<Instant>,
+    cause: Option<Cause>,
 }
 
 impl CrashLoop {
     pub(super) fn new(window: Duration) -> Self {
-        Self { window, deaths: VecDeque::new(), is_on: false }
+        Self { window, deaths_before_ready: VecDeque::new(), oom_kills: VecDeque::new(), cause: None }
     }
 
     /// Whether the worker is in a crash loop.
     pub(super) fn is_on(&self) -> bool {
-        self.is_on
+        self.cause.is_some()
     }
 
-    /// Counts a death before readiness; returns whether a crash loop begins with it.
-    pub(super) fn died(&mut self) -> bool {
+    /// Counts a death; returns why a crash loop begins with it, if one does.
+    pub(super) fn died(&mut self, was_ready: bool, is_out_of_memory: bool) -> Option<Cause> {
         let now = Instant::now();
-        self.deaths.push_back(now);
-        while self.deaths.front().is_some_and(|death| now - *death > self.window) {
-            self.deaths.pop_front();
-        }
-        let begins = !self.is_on && self.deaths.len() >= CRASH_LOOP_DEATHS;
-        self.is_on |= begins;
-        begins
+        let mut is_loop = |deaths: &mut VecDeque<Instant>, counts: bool| {
+            deaths.retain(|death| now - *death <= self.window);
+            deaths.extend(counts.then_some(now));
+            deaths.len() >= CRASH_LOOP_DEATHS
+        };
+        let is_short_of_memory = is_loop(&mut self.oom_kills, is_out_of_memory);
+        let is_never_ready = is_loop(&mut self.deaths_before_ready, !was_ready);
+        let cause = if is_short_of_memory {
+            Cause::OutOfMemory
+        } else if is_never_ready {
+            Cause::NeverReady
+        } else {
+            return None;
+        };
+        self.cause.replace(cause).is_none().then_some(cause)
     }
 
-    /// The worker is ready; returns whether that ends a crash loop.
+    /// The worker is ready; returns whether that ends a crash loop. One for want of memory it does not end.
     pub(super) fn ready(&mut self) -> bool {
-        self.deaths.clear();
-        std::mem::take(&mut self.is_on)
+        self.deaths_before_ready.clear();
+        self.cause.take_if(|cause| *cause == Cause::NeverReady).is_some()
+    }
+
+    /// How long a worker has to be ready until it is in no crash loop any more.
+    pub(super) fn window(&self) -> Duration {
+        self.window
+    }
+
+    /// The worker has been ready for the window; returns whether that ends a crash loop.
+    pub(super) fn survived(&mut self) -> bool {
+        self.oom_kills.clear();
+        self.cause.take().is_some()
     }
 }
 
@@ -87,15 +116,42 @@ mod tests {
     async fn five_deaths_within_the_window_are_a_crash_loop_until_the_worker_is_ready() {
         let mut crash_loop = CrashLoop::new(Duration::from_secs(60));
         for _ in 0..20 {
-            assert!(!crash_loop.died());
+            assert_eq!(crash_loop.died(false, false), None);
             tokio::time::advance(Duration::from_secs(16)).await;
         }
         tokio::time::advance(Duration::from_secs(60)).await;
-        let begins: Vec<bool> = (0..7).map(|_| crash_loop.died()).collect();
+        let begins: Vec<bool> = (0..7).map(|_| crash_loop.died(false, false).is_some()).collect();
         assert_eq!(begins, [false, false, false, false, true, false, false]);
         assert!(crash_loop.is_on());
         assert!(crash_loop.ready());
-        assert!(!crash_loop.is_on() && !crash_loop.ready() && !crash_loop.died());
+        assert!(!crash_loop.is_on() && !crash_loop.ready() && crash_loop.died(false, false).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn five_kills_for_want_of_memory_are_a_crash_loop_until_the_worker_has_been_ready_for_the_window() {
+        let mut crash_loop = CrashLoop::new(Duration::from_secs(60));
+        for kill in 1..=5 {
+            assert!(!crash_loop.ready());
+            tokio::time::advance(Duration::from_secs(10)).await;
+            let cause = crash_loop.died(true, true);
+            assert_eq!(cause, (kill == 5).then_some(Cause::OutOfMemory), "kill {kill}");
+        }
+        assert!(!crash_loop.ready() && crash_loop.is_on(), "it was over as soon as the worker was ready");
+        tokio::time::advance(Duration::from_secs(45)).await;
+        assert_eq!(crash_loop.died(true, true), None);
+        assert!(crash_loop.is_on());
+        assert!(crash_loop.survived() && !crash_loop.is_on() && !crash_loop.survived());
+        assert_eq!(crash_loop.died(true, true), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn deaths_of_a_ready_worker_that_somebody_kills_are_no_crash_loop() {
+        let mut crash_loop = CrashLoop::new(Duration::from_secs(60));
+        for _ in 0..100 {
+            assert_eq!(crash_loop.died(true, false), None);
+            assert!(!crash_loop.ready());
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ use tokio_util::codec::Framed;
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
+use crate::machine;
 use crate::metrics::RestartReason;
 use crate::pool::connection::{self, End, Outcome};
 use crate::pool::{Manner, Membership};
@@ -52,6 +53,7 @@ pub(super) struct Starting {
     socket: Framed<UnixStream, GatewayCodec>,
     started: Instant,
     generation: u64,
+    oom_kills: u64,
 }
 
 /// A process that is ready.
@@ -87,12 +89,14 @@ pub(super) struct Death {
 /// Spawns a process of worker `id`.
 pub(super) fn spawn(shared: &Shared, id: usize, generation: u64) -> Result<Starting, Death> {
     let started = Instant::now();
+    let oom_kills = machine::oom_kills();
     match shared.spawner.spawn(id) {
         Ok((process, socket)) => Ok(Starting {
             process,
             socket: Framed::new(socket, GatewayCodec::default()),
             started,
             generation,
+            oom_kills,
         }),
         Err(error) => {
             let loss = Loss::Spawn(error);
@@ -136,11 +140,11 @@ pub(super) async fn wait_until_ready(
             Ok(started)
         }
         Err(loss) => {
-            let Starting { process, socket, started, generation } = starting;
+            let Starting { process, socket, started, generation, oom_kills } = starting;
             // One that is to be killed keeps its socket, whose end would let it end by itself.
             let is_killed = matches!(loss, Loss::StartTimeout(_) | Loss::Silent(_) | Loss::Protocol(_));
             let kept = is_killed.then_some(socket);
-            let mut burial = Burial { id, generation, started, batches_answered: 0, in_flight: 0 };
+            let mut burial = Burial { id, generation, started, oom_kills, batches_answered: 0, in_flight: 0 };
             let reason = burial.end(shared, process, &loss).await.reason;
             drop(kept);
             Err(Death { loss, reason, batches_answered: 0 })
@@ -239,7 +243,7 @@ pub(super) async fn serve(
     membership: Membership,
     relieve: CancellationToken,
 ) -> Death {
-    let Starting { process, socket, started, generation } = started.starting;
+    let Starting { process, socket, started, generation, oom_kills } = started.starting;
     let config = &shared.config;
     let settings = connection::Settings {
         worker: id,
@@ -263,7 +267,7 @@ pub(super) async fn serve(
         End::Relieved => Loss::Relieved,
         End::Stopped => Loss::Stopped,
     };
-    let mut burial = Burial { id, generation, started, batches_answered, in_flight };
+    let mut burial = Burial { id, generation, started, oom_kills, batches_answered, in_flight };
     let Buried { reason, manner } = burial.end(shared, process, &loss).await;
     shared.pool.settle(computing, manner);
     Death { loss, reason, batches_answered }
@@ -274,6 +278,8 @@ struct Burial {
     id: usize,
     generation: u64,
     started: Instant,
+    /// Kills for want of memory in the control group when it was started.
+    oom_kills: u64,
     batches_answered: u64,
     in_flight: usize,
 }
@@ -303,7 +309,12 @@ impl Burial {
             }
             _ => {}
         }
+        // One whose memory is being given back may be silent for so long that it is killed once more.
+        let is_out_of_memory = matches!(loss, Loss::Closed | Loss::Silent(_))
+            && signal == Some(Ok(Signal::SIGKILL))
+            && shared.oom_kills.explain(self.oom_kills, machine::oom_kills());
         let reason = match loss {
+            _ if is_out_of_memory => RestartReason::OutOfMemory,
             Loss::Spawn(_) => RestartReason::Spawn,
             Loss::StartTimeout(_) => RestartReason::StartTimeout,
             Loss::Protocol(_) => RestartReason::ProtocolError,

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::backoff::{Backoff, CrashLoop};
+use super::backoff::{Backoff, Cause, CrashLoop};
 use super::incarnation::{self, Death, Loss, Started};
 use super::{Due, Shared, WorkerState, WorkerStatus};
 use crate::machine;
@@ -33,6 +33,8 @@ struct Serving {
     pid: u32,
     relieve: CancellationToken,
     death: JoinHandle<Death>,
+    /// When it has been ready for long enough to be in no crash loop.
+    survived: Instant,
 }
 
 /// The task behind one worker.
@@ -130,6 +132,7 @@ impl Slot {
         let pid = started.pid();
         // Before it has a batch.
         let memory_at_start = machine::resident_bytes(&[Some(pid)])[0];
+        let is_in_crash_loop = self.crash_loop.is_on();
         let membership = self.shared.pool.join(self.id, started.warm_up_speed());
         let seat = membership.seat.number();
         self.publish(|status| {
@@ -139,14 +142,15 @@ impl Slot {
             status.due = Due::Now;
             status.seat = Some((seat, memory_at_start));
             status.ready = Some(started.ready.clone());
-            status.is_in_crash_loop = false;
+            status.is_in_crash_loop = is_in_crash_loop;
         });
         let relieve = CancellationToken::new();
         let (shared, id, token) = (Arc::clone(&self.shared), self.id, relieve.clone());
         let death = self
             .tasks
             .spawn(async move { incarnation::serve(&shared, id, started, membership, token).await });
-        Serving { seat, pid, relieve, death }
+        let survived = Instant::now() + self.crash_loop.window();
+        Serving { seat, pid, relieve, death, survived }
     }
 
     /// Until the process is lost, through all its successors.
@@ -155,6 +159,10 @@ impl Slot {
             let order = tokio::select! {
                 death = &mut serving.death => return Self::join(death),
                 Some(order) = self.orders.recv() => order,
+                () = tokio::time::sleep_until(serving.survived), if self.crash_loop.is_on() => {
+                    self.survived();
+                    continue;
+                }
                 () = self.shared.stop.cancelled() => {
                     self.publish(|status| status.state = WorkerState::Draining);
                     return Self::join(serving.death.await);
@@ -209,6 +217,14 @@ impl Slot {
         }
     }
 
+    /// The process has been ready for so long that what happened before does not count any more.
+    fn survived(&mut self) {
+        if self.crash_loop.survived() {
+            self.shared.metrics.crash_loop.dec();
+            self.publish(|status| status.is_in_crash_loop = false);
+        }
+    }
+
     fn join(death: Result<Death, tokio::task::JoinError>) -> Death {
         death.unwrap_or_else(|error| {
             tracing::error!(%error, "a worker's task panicked: this is a bug");
@@ -246,13 +262,24 @@ impl Slot {
             self.backoff.reset();
         }
         let was_ready = !matches!(self.status.borrow().state, WorkerState::Starting);
-        if !was_ready && self.crash_loop.died() {
+        let is_out_of_memory = reason == Some(RestartReason::OutOfMemory);
+        if let Some(cause) = self.crash_loop.died(was_ready, is_out_of_memory) {
             self.shared.metrics.crash_loop.inc();
-            tracing::error!(
-                worker = self.id,
-                next_start_seconds = self.shared.config.crash_loop_wait.as_secs_f64(),
-                "crash loop: the worker ends again and again before it is ready"
-            );
+            let next_start_seconds = self.shared.config.crash_loop_wait.as_secs_f64();
+            let worker = self.id;
+            match cause {
+                Cause::NeverReady => tracing::error!(
+                    worker,
+                    next_start_seconds,
+                    "crash loop: the worker ends again and again before it is ready"
+                ),
+                Cause::OutOfMemory => tracing::error!(
+                    worker,
+                    next_start_seconds,
+                    hint = "start fewer workers with `--workers`, or give the container or unit more memory",
+                    "crash loop: the kernel kills the worker again and again because memory is short"
+                ),
+            }
         }
         let wait = if self.crash_loop.is_on() {
             self.shared.config.crash_loop_wait
