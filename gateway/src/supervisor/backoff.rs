@@ -73,7 +73,7 @@ impl CrashLoop {
     /// Counts a death; returns why a crash loop begins with it, if one does.
     pub(super) fn died(&mut self, was_ready: bool, is_out_of_memory: bool) -> Option<Cause> {
         let now = Instant::now();
-        let mut is_loop = |deaths: &mut VecDeque<Instant>, counts: bool| {
+        let is_loop = |deaths: &mut VecDeque<Instant>, counts: bool| {
             deaths.retain(|death| now - *death <= self.window);
             deaths.extend(counts.then_some(now));
             deaths.len() >= CRASH_LOOP_DEATHS
