@@ -102,15 +102,15 @@ class Child:
         except OSError:
             raise self.failure("it ended") from None
 
-    def receive(self) -> dict[str, Any]:
+    def receive(self, patience_seconds: float = PATIENCE_SECONDS) -> dict[str, Any]:
         """Wait for a line of JSON."""
         assert self._process.stdout is not None  # noqa: S101 - for the type checker
         previous = signal.signal(signal.SIGALRM, _raise_timeout)
-        signal.alarm(int(PATIENCE_SECONDS))
+        signal.alarm(int(patience_seconds))
         try:
             line = self._process.stdout.readline()
         except TimeoutError:
-            raise self.failure(f"no answer after {PATIENCE_SECONDS:.0f} s") from None
+            raise self.failure(f"no answer after {patience_seconds:.0f} s") from None
         finally:
             signal.alarm(0)
             signal.signal(signal.SIGALRM, previous)

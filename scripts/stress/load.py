@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 CAPACITY_CONNECTIONS = 32
 """Enough for two workers with two batches each, and few enough to wait for far less than a second."""
 CAPACITY_WARM_UP_SECONDS = 1.0
+PATIENCE_SECONDS = 60.0
+"""Beyond the last deadline."""
 
 
 @dataclass(frozen=True)

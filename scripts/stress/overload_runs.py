@@ -131,7 +131,7 @@ def measure(run: Run, seconds: float, progress: Progress) -> dict[str, Any]:
             small = load.record(gateway, [["a b c d"]], workplace / "small")
             phases = [(SMALL_SHARE * capacity, run.small_seconds)]
             with load.open_loop(gateway, small, phases, run.deadline, workplace) as generator:
-                generator.receive()
+                generator.receive(run.small_seconds + run.deadline + load.PATIENCE_SECONDS)
         loads = list(zip(run.factors, capacities, strict=True))
         offered = ", ".join(f"{factor:g} x {capacity:.0f}" for factor, capacity in loads)
         progress.say(f"{run.name}: offering {offered} tokens/s for {seconds:g} s each")
@@ -142,7 +142,7 @@ def measure(run: Run, seconds: float, progress: Progress) -> dict[str, Any]:
                 time.sleep(seconds)
                 _tell(run, run.slow_control)
             # The generator waits for the last answers, too.
-            report = generator.receive()
+            report = generator.receive(seconds * len(phases) + run.deadline + load.PATIENCE_SECONDS)
         after = gateway.metrics()
     return {
         "capacities": capacities,

@@ -119,6 +119,7 @@ pub(crate) async fn run(
         in_flight: VecDeque::new(),
         next_batch_id: 1,
         batches_answered: 0,
+        answered: None,
         failures_in_a_row: 0,
         bad_batches_in_a_row: 0,
     };
@@ -191,6 +192,8 @@ struct Connection {
     in_flight: VecDeque<InFlight>,
     next_batch_id: u64,
     batches_answered: u64,
+    /// When the last batch was.
+    answered: Option<Instant>,
     failures_in_a_row: u32,
     bad_batches_in_a_row: u32,
 }
@@ -369,15 +372,19 @@ impl Connection {
         Ok(())
     }
 
-    /// Notes how long a batch took. While the gateway does not get the processor, a batch may seem to take no time at all:
-    /// it took no less than the worker says.
-    fn measure(&self, batch: &InFlight, compute_seconds: f64) {
+    /// Notes how long a batch kept its worker: from the answer before it, or from when it was sent if that was later, because
+    /// what passes between two batches is lost, too. While the gateway does not get the processor, a batch may seem to take no
+    /// time at all: it took no less than the worker says.
+    fn measure(&mut self, batch: &InFlight, compute_seconds: f64) {
         self.pool.batch_was_away(batch.sent.elapsed(), compute_seconds);
         if let (Some(seat), Some(begun), Some(start)) = (&self.seat, batch.begun, batch.start) {
-            let seen = begun.elapsed().min(self.watch.tick * (batch.busy + 1));
+            let free = self.answered.map_or(batch.sent, |answered| answered.max(batch.sent));
+            let seen = begun.elapsed().min(self.watch.tick * (batch.busy + 1))
+                + begun.saturating_duration_since(free).min(self.watch.tick);
             let said = Duration::try_from_secs_f64(compute_seconds).unwrap_or_default();
             self.pool.batch_took(seat.number(), batch.tokens(), seen.max(said), start);
         }
+        self.answered = Some(Instant::now());
     }
 
     /// The model raised an error: the texts of the batch run again one by one, so that only the culprit fails.
