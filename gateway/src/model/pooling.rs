@@ -34,7 +34,7 @@ impl PoolingFile {
         let Some(mut file) = Object::read(model, name)? else { return Ok(None) };
         let reason = format!("must be the `hidden_size` of `config.json`, {dimension}");
         for key in DIMENSION_KEYS {
-            file.accept(key, |stated| *stated == Value::from(dimension), &reason)?;
+            file.accept(key, |stated| stated.as_u64() == Some(dimension as u64), &reason)?;
         }
         let pooling = mode(&mut file)?;
         let pools_prompt = file.flag("include_prompt")?.unwrap_or(true);
