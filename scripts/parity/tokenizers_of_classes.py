@@ -4,8 +4,8 @@ Run it in an environment with ``transformers``, which needs no torch for this::
 
     python -m parity.tokenizers_of_classes > ../gateway/tests/data/tokenizer_classes.json
 
-from ``scripts/``. Each case names a tiny model of ``sidecar-py/tests/golden``, what is changed in its files, and
-the ids of each text.
+from ``scripts/``. Each case names a tiny model of ``sidecar-py/tests/golden``, what is changed in its files,
+and the ids of each text.
 """
 
 from __future__ import annotations
@@ -156,11 +156,7 @@ def main() -> None:
     """Print the cases as JSON."""
     import transformers  # noqa: PLC0415 - not needed to import this module
 
-    answer = {
-        "made_by": f"transformers {transformers.__version__}",
-        "texts": TEXTS,
-        "cases": [],
-    }
+    judged = []
     for name, change in cases():
         with tempfile.TemporaryDirectory() as folder:
             for file in ["config.json", FILE, CONFIG]:
@@ -171,7 +167,9 @@ def main() -> None:
                 path.write_text(json.dumps(old | keys))
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
             ids = [tokenizer(text)["input_ids"] for text in TEXTS]
-        answer["cases"].append({"model": name, "change": change, "ids": ids})
+        judged.append({"model": name, "change": change, "ids": ids})
+    made_by = f"transformers {transformers.__version__}"
+    answer = {"made_by": made_by, "texts": TEXTS, "cases": judged}
     json.dump(answer, sys.stdout, ensure_ascii=True, separators=(",", ":"))
     print()  # noqa: T201
 

@@ -128,7 +128,7 @@ fn no_text_is_logged_when_workers_fail_or_die_under_it() {
         (json!({"numbers": "nan"}), &[500]),
         (json!({"poison": 28}), &[422]),
         (json!({"killed_by": 28}), &[503]),
-        (json!({"garbage": "00112233"}), &[503]),
+        (json!({"garbage": "00112233".repeat(4)}), &[503]),
         (json!({"wrong_id": true}), &[503]),
         (json!({"cut": 20}), &[503]),
         (json!({"hang": true}), &[503, 504, 422]),

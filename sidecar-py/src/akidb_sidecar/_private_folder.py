@@ -16,7 +16,6 @@ import secrets
 import shutil
 import stat
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -28,8 +27,6 @@ WORKPLACE_PREFIX = "akidb-build-"
 ROOM_BYTES, ROOM_FILES = 4 * 1024 * 1024, 16
 """What a compilation needs on disk, several times over."""
 LARGEST_FILE_BYTES = 64 * 1024 * 1024
-ABANDONED_SECONDS = 3600
-"""Age of a leftover where folders cannot be locked."""
 ATTEMPTS = 10
 
 _TO_PASS_THROUGH = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW
@@ -124,7 +121,7 @@ class Folder:
         return os.path.samestat(there, ours) and ours.st_uid == os.geteuid()
 
     def clean(self) -> None:
-        """Remove the workplaces of processes that were killed."""
+        """Remove the workplaces of killed processes, where folders can be locked."""
         for name in os.listdir(self.descriptor):  # noqa: PTH208 - no path
             if not name.startswith(WORKPLACE_PREFIX):
                 continue
@@ -133,9 +130,7 @@ class Folder:
                 Folder(os.open(name, _TO_USE | os.O_NOFOLLOW, dir_fd=self.descriptor), name) as leftover,
             ):
                 facts = os.fstat(leftover.descriptor)
-                lock = _lock(leftover.descriptor)
-                is_old = time.time() - facts.st_mtime > ABANDONED_SECONDS
-                if facts.st_uid == os.geteuid() and (lock == "locked" or (lock == "impossible" and is_old)):
+                if facts.st_uid == os.geteuid() and _lock(leftover.descriptor) == "locked":
                     self._remove(name, leftover)
 
     def _remove(self, name: str, folder: Folder) -> None:
