@@ -62,6 +62,8 @@ pub(super) struct Guarded<S> {
     probe: Option<Probe>,
     /// Bytes of the next answer that were sent before it was there.
     sent_early: usize,
+    /// Whether the client has ended its stream behind a whole request.
+    has_ended: bool,
 }
 
 impl<S> Guarded<S> {
@@ -74,6 +76,7 @@ impl<S> Guarded<S> {
             is_shut_down: false,
             probe: None,
             sent_early: 0,
+            has_ended: false,
         }
     }
 
@@ -147,6 +150,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guarded<S> {
                     Poll::Pending
                 }
                 End::OfItsSide => {
+                    self.has_ended = true;
                     self.probe = Some(Probe::new());
                     self.poll_probe(context)
                 }
@@ -213,6 +217,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
         state.is_flushed = true;
         if state.phase == Phase::Answering && state.is_answer_whole {
             state.enter(Phase::Idle);
+            drop(state);
+            // The reader waits for a probe that is over: it has to find the end of the stream, and close.
+            if self.has_ended {
+                context.waker().wake_by_ref();
+            }
         }
         Poll::Ready(Ok(()))
     }

@@ -22,8 +22,9 @@ fn half_closed(gateway: &Gateway, requests: impl AsRef<[u8]>) -> Client {
 }
 
 #[test]
-fn a_client_that_closes_its_side_behind_a_request_gets_its_answer() {
+fn a_client_that_closes_its_side_behind_a_request_gets_its_answer_and_the_end_of_the_stream() {
     let gateway = slow_gateway(0.7);
+    let started = Instant::now();
     let chunked = "POST /api/v1/embed HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\nf\r\n{\"texts\":[\"a\"]}\r\n0\r\n\r\n";
     let old =
         "POST /api/v1/embed HTTP/1.0\r\nhost: localhost\r\ncontent-length: 15\r\n\r\n{\"texts\":[\"a\"]}";
@@ -40,6 +41,7 @@ fn a_client_that_closes_its_side_behind_a_request_gets_its_answer() {
     assert!(half_closed(&gateway, livez).rest().starts_with("HTTP/1.1 200 OK\r\n"));
     let refused = half_closed(&gateway, embed_request("")).rest();
     assert!(refused.starts_with("HTTP/1.1 400 ") && refused.contains("empty_input"), "{refused}");
+    assert!(started.elapsed() < Duration::from_secs(8), "it was not closed at once: {:?}", started.elapsed());
     assert_eq!(gateway.metric("akidb_clients_gone_total"), 0.0);
 }
 
