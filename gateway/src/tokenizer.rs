@@ -18,6 +18,8 @@ mod file;
 mod guard;
 mod lower_case;
 mod normalizers;
+#[cfg(test)]
+mod popular;
 mod probe;
 mod settings;
 mod special;

@@ -98,6 +98,12 @@ impl Settings {
         Ok(Self { keys, older_tokens })
     }
 
+    /// Keys of which it is not known whether they matter, those of `special_tokens_map.json` among them.
+    #[cfg(test)]
+    pub(super) fn unknown_keys(&self) -> Vec<&str> {
+        unknown_keys(&self.keys)
+    }
+
     /// The class of `transformers` that reads the tokenizer.
     pub(super) fn class(&self) -> Option<&str> {
         self.keys.get("tokenizer_class")?.as_str()
@@ -223,14 +229,7 @@ fn check_keys(keys: &Map<String, Value>) -> Result<(), String> {
     {
         return Err(bad("fast_tokenizer_files", files, "`tokenizer.json` alone"));
     }
-    let is_known = |key: &&String| {
-        OBEYED.contains(&key.as_str())
-            || IGNORED.contains(&key.as_str())
-            || key.ends_with("_token")
-            || ["auto_map", "fix_mistral_regex", "init_inputs", "fast_tokenizer_files"]
-                .contains(&key.as_str())
-    };
-    let unknown: Vec<&str> = keys.keys().filter(|key| !is_known(key)).map(String::as_str).collect();
+    let unknown = unknown_keys(keys);
     if !unknown.is_empty() {
         tracing::warn!(
             keys = unknown.join(", "),
@@ -238,6 +237,18 @@ fn check_keys(keys: &Map<String, Value>) -> Result<(), String> {
         );
     }
     Ok(())
+}
+
+/// Keys of which it is not known whether they matter.
+fn unknown_keys(keys: &Map<String, Value>) -> Vec<&str> {
+    let is_known = |key: &&String| {
+        OBEYED.contains(&key.as_str())
+            || IGNORED.contains(&key.as_str())
+            || key.ends_with("_token")
+            || ["auto_map", "fix_mistral_regex", "init_inputs", "fast_tokenizer_files"]
+                .contains(&key.as_str())
+    };
+    keys.keys().filter(|key| !is_known(key)).map(String::as_str).collect()
 }
 
 fn content(token: &Value) -> Option<&str> {

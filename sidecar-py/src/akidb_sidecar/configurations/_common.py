@@ -18,7 +18,10 @@ IGNORED = (
     "name_or_path",
     "sentence_transformers",
     "tokenizer_class",
+    "transformers.js_config",
     "transformers_version",
+    "unsloth_fixed",
+    "unsloth_version",
     # In which type the weights are stored; here the device decides in which it computes.
     "dtype",
     "torch_dtype",
@@ -64,6 +67,7 @@ IGNORED = (
     "pad_token_id",
     "prefix",
     "sep_token_id",
+    "unk_token_id",
     # How words are generated.
     "bad_words_ids",
     "begin_suppress_tokens",
@@ -98,12 +102,18 @@ _OWN_CODE = ("AutoConfig", "AutoModel")
 """The classes by which the reference loads an encoder."""
 
 
-def judge(values: Values, own_code: re.Pattern[str] | None = None) -> None:
-    """Refuse what no family computes; ``own_code`` matches code in ``auto_map`` that computes the same."""
+def judge(
+    values: Values, own_code: re.Pattern[str] | None = None, positions: tuple[str, ...] = ("absolute",)
+) -> None:
+    """Refuse what no family computes.
+
+    ``own_code`` matches code in ``auto_map`` that computes the same; ``positions`` are the values of
+    ``position_embedding_type`` that do.
+    """
     values.ignore(("model_type", *IGNORED))
     for key in ("is_decoder", "add_cross_attention", "is_encoder_decoder"):
         values.must_be(key, False)
-    values.must_be("position_embedding_type", "absolute")
+    values.must_be("position_embedding_type", *positions)
     for key in ("pruned_heads", "per_layer_config", "attribute_map"):
         values.must_be(key, {})
     values.must_be("transformers_weights", "model.safetensors")
@@ -119,9 +129,11 @@ def judge(values: Values, own_code: re.Pattern[str] | None = None) -> None:
     _judge_code(values, own_code)
 
 
-def judge_encoder(values: Values, own_code: re.Pattern[str] | None = None) -> None:
+def judge_encoder(
+    values: Values, own_code: re.Pattern[str] | None = None, positions: tuple[str, ...] = ("absolute",)
+) -> None:
     """Do so for a network whose tokens see all of their text."""
-    judge(values, own_code)
+    judge(values, own_code, positions)
     for key in ("is_causal", "causal"):
         values.must_be(key, False)
     values.must_be("use_bidirectional_attention", True)

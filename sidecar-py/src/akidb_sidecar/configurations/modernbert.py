@@ -51,7 +51,8 @@ class ModernBertConfiguration:
 
 def read(values: Values) -> ModernBertConfiguration:
     """Read the configuration of a ModernBERT."""
-    _common.judge_encoder(values)
+    # The reference does not read the key for this network; the files of mmBERT say `sans_pos`.
+    _common.judge_encoder(values, positions=("absolute", "sans_pos"))
     _common.judge_activation(values, "hidden_activation", "gelu", "gelu_python")
     for key in ("norm_bias", "attention_bias", "mlp_bias"):
         values.must_be(key, False)
