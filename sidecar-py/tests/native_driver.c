@@ -80,7 +80,8 @@ static struct akidb_bert *bert(int64_t heads, int64_t size, int64_t inner) {
     struct akidb_bert *made = take(sizeof *made);
     *made = (struct akidb_bert){.layer_count = count, .width = width, .heads = heads, .inner = inner, .epsilon = 1e-12f,
                                 .words = numbers(VOCABULARY * width, 0), .positions = numbers(PLACES * width, 0),
-                                .norm = norm(width), .layers = layers};
+                                .padding = 1, .padding_position = numbers(width, 0), .norm = norm(width),
+                                .layers = layers};
     return made;
 }
 

@@ -133,6 +133,26 @@ def test_long_texts_are_computed_by_mlx_as_by_the_kernels(tmp_path: Path) -> Non
     assert mlx.steps_done() - before > read_config(folder)["num_hidden_layers"]
 
 
+def test_padding_tokens_in_a_text_are_not_counted_as_places(tmp_path: Path) -> None:
+    # As in transformers: every `<pad>` in a text has the same position, which is not counted.
+    texts = [[0, 5, 1, 7, 1, 1, 9, 2], [1, 5, 2], [0, 5, 2, 1], [5, 7]]
+    roberta = copy("tiny-xlm-roberta", tmp_path / "roberta", {})
+    tensors = tensors_of("tiny-xlm-roberta")
+    name = "embeddings.position_embeddings.weight"
+    positions = tensors[name]
+    for index, text in enumerate(texts):
+        rows, place = [], 2
+        for token in text:
+            rows.append(1 if token == 1 else place)
+            place += token != 1
+        tensors[name] = mx.concatenate([positions[mx.array(rows)], positions[: 128 - len(rows)]])
+        change = {"model_type": "bert", "max_position_embeddings": 128}
+        bert = copy("tiny-xlm-roberta", tmp_path / str(index), change, tensors)
+        (expected,) = embed(_mlx_engine.load(bert, 64), [text])
+        for engine in (_mlx_engine.load(roberta, 64), in_mlx(roberta, 64)):
+            assert cosine(embed(engine, texts)[index], expected) >= SAME_COSINE
+
+
 def test_positions_begin_behind_the_padding_token(tmp_path: Path) -> None:
     engine = _mlx_engine.load(copy("tiny-xlm-roberta", tmp_path, {"pad_token_id": 9}), 128)
     embed(engine, [[5] * 120])

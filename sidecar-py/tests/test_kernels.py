@@ -93,7 +93,8 @@ def small_parameters(dimension: int = 64, heads: int = 2, inner: int = 128) -> b
         )
         for _ in range(2)
     ]
-    return bert.Parameters(numbers(50, dimension), numbers(40, dimension), norm(), layers, heads, inner)
+    words, positions, padding = numbers(50, dimension), numbers(40, dimension), numbers(dimension)
+    return bert.Parameters(words, positions, 3, padding, norm(), layers, heads, inner)
 
 
 def made_up_batch(

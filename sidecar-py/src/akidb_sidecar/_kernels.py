@@ -93,6 +93,8 @@ class Bert(ctypes.Structure):
         ("epsilon", ctypes.c_float),
         ("words", _POINTER),
         ("positions", _POINTER),
+        ("padding", _INTEGER),
+        ("padding_position", _POINTER),
         ("norm", Norm),
         ("layers", ctypes.POINTER(BertLayer)),
     )

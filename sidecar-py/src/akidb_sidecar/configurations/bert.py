@@ -40,44 +40,51 @@ class BertConfiguration:
     vocabulary: int
     positions: int
     """Rows of the table of positions."""
-    first_position: int
-    """That of a text's first token."""
+    padding: int | None
+    """The token whose position all of its kind have, and that is not counted; of RoBERTa."""
     types: int
     epsilon: float
     prefix: str
     """What the names of the tensors may begin with."""
 
+    @property
+    def first_position(self) -> int:
+        """That of a text's first token."""
+        return 0 if self.padding is None else self.padding + 1
+
 
 def read(values: Values) -> BertConfiguration:
     """Read the configuration of a BERT."""
-    return _read(values, first_position=0, prefix="bert.")
+    return _read(values, padding=None, prefix="bert.")
 
 
 def read_roberta(values: Values) -> BertConfiguration:
     """Read the configuration of a RoBERTa, XLM-RoBERTa or CamemBERT."""
-    return _read(values, values.size("pad_token_id", PADDING_TOKEN, least=0) + 1, prefix="roberta.")
+    return _read(values, values.size("pad_token_id", PADDING_TOKEN, least=0), prefix="roberta.")
 
 
-def _read(values: Values, first_position: int, prefix: str) -> BertConfiguration:
+def _read(values: Values, padding: int | None, prefix: str) -> BertConfiguration:
     _common.judge_encoder(values)
     _common.judge_activation(values, "hidden_act", "gelu", "gelu_python")
     values.must_be("feed_forward_type", "original")  # another one is of Jina's code
     values.ignore(IGNORED)
     dimension, heads = _common.width_and_heads(values)
     positions = values.size("max_position_embeddings", 512)
-    if positions <= first_position:
-        raise ModelError(
-            "bad_model", f"of {positions} positions none is left where {first_position} is the first"
-        )
-    return BertConfiguration(
+    configuration = BertConfiguration(
         dimension=dimension,
         heads=heads,
         layers=values.size("num_hidden_layers"),
         inner=values.size("intermediate_size"),
         vocabulary=values.size("vocab_size"),
         positions=positions,
-        first_position=first_position,
+        padding=padding,
         types=values.size("type_vocab_size"),
         epsilon=values.number("layer_norm_eps", 1e-12),
         prefix=prefix,
     )
+    first_position = configuration.first_position
+    if positions <= first_position:
+        raise ModelError(
+            "bad_model", f"of {positions} positions none is left where {first_position} is the first"
+        )
+    return configuration

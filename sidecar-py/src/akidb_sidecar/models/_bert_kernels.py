@@ -49,6 +49,8 @@ class KernelBert:
             epsilon=parameters.norm.epsilon,
             words=address(self._words),
             positions=self._panels.row(parameters.positions),
+            padding=-1 if parameters.padding is None else parameters.padding,
+            padding_position=self._panels.row(parameters.padding_position),
             norm=self._norm(parameters.norm),
             layers=self._layers,
         )

@@ -11,7 +11,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import mlx.core as mx
 
@@ -77,6 +77,10 @@ class Parameters:
     words: mx.array
     """As they are stored; everything else is of the type to compute with."""
     positions: mx.array
+    padding: int | None
+    """The token that takes no place in a text: RoBERTa's, where a text has its name in it."""
+    padding_position: mx.array
+    """What is added to that token in place of a position."""
     norm: LayerNorm
     layers: list[LayerParameters]
     heads: int
@@ -129,7 +133,8 @@ class Bert:
         self.dtype = parameters.positions.dtype
         self.vocabulary, self.longest_text = parameters.words.shape[0], parameters.positions.shape[0]
         self._words = parameters.words
-        self._positions = parameters.positions
+        self._positions = mx.concatenate([parameters.positions, parameters.padding_position[None]])
+        self._padding = parameters.padding
         self._norm = parameters.norm
         self._heads = parameters.heads
         parameters.layers.reverse()
@@ -138,9 +143,7 @@ class Bert:
 
     def __call__(self, token_ids: mx.array, lengths: array[int], on_step: Callable[[], None]) -> mx.array:
         """Return ``(tokens, dimension)`` for texts sorted by length."""
-        position_ids = array("I")
-        for length in lengths:
-            position_ids += self._position_ids[:length]
+        position_ids = self._places(token_ids, lengths)
         words = self._words[token_ids].astype(self.dtype)
         x = self._norm(words + self._positions[to_mlx(position_ids)])
         is_long = lengths[-1] > LONGEST_AT_ONCE
@@ -155,6 +158,23 @@ class Bert:
                 mx.eval(x)
                 on_step()
         return x
+
+    def _places(self, token_ids: mx.array, lengths: array[int]) -> array[int]:
+        """Return the row of the table of positions for each token."""
+        places = array("I")
+        for length in lengths:
+            places += self._position_ids[:length]
+        if self._padding is None or not mx.any(token_ids == self._padding).item():
+            return places
+        tokens, start = cast("list[int]", token_ids.tolist()), 0
+        for length in lengths:
+            place = 0
+            for index in range(start, start + length):
+                is_padding = tokens[index] == self._padding
+                places[index] = self.longest_text if is_padding else place
+                place += not is_padding
+            start += length
+        return places
 
 
 def _in_blocks(attention: WindowedAttention, heads: int) -> Attention:
@@ -179,6 +199,8 @@ def read(configuration: BertConfiguration, weights: Weights) -> Parameters:
         words=words,
         # Every token is of the first type.
         positions=positions[configuration.first_position :] + first_type,
+        padding=configuration.padding,
+        padding_position=positions[configuration.padding or 0] + first_type,
         norm=_layer_norm(embeddings.under("LayerNorm."), dimension, epsilon),
         layers=[
             _layer(weights.under(f"encoder.layer.{index}."), dimension, inner, epsilon)

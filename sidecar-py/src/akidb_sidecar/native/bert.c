@@ -95,16 +95,18 @@ static void attend_item(void *context, long item, int thread) {
 
 /* ---- The network ---- */
 
-/* x = norm(words[token] + positions[place in its text]) */
+/* x = norm(words[token] + positions[place in its text]); padding tokens are not counted as places */
 static void look_up_item(void *context, long text, int thread) {
     (void)thread;
     const struct encoder *e = context;
     const struct chunk *c = e->chunk;
     const struct akidb_bert *bert = e->bert;
     const uint32_t *token_ids = (const uint32_t *)c->inputs + c->starts[0];
-    for (int64_t place = 0; place < c->lengths[text]; place++) {
-        int64_t row = row_of(c, text) + place, width = bert->width;
-        const float *word = bert->words + token_ids[row] * width, *position = bert->positions + place * width;
+    for (int64_t index = 0, place = 0; index < c->lengths[text]; index++) {
+        int64_t row = row_of(c, text) + index, width = bert->width;
+        const float *word = bert->words + token_ids[row] * width;
+        const float *position =
+            token_ids[row] == bert->padding ? bert->padding_position : bert->positions + place++ * width;
         float *x = e->x + row * width;
         for (int64_t column = 0; column < width; column++) x[column] = word[column] + position[column];
         norm_row(x, bert->norm, width, bert->epsilon);

@@ -21,6 +21,8 @@ struct akidb_bert {
     int64_t layer_count, width, heads, inner; /* width / heads and inner are multiples of akidb_panel() */
     float epsilon;
     const float *words, *positions; /* [vocabulary][width], [places][width] */
+    int64_t padding;                /* the token that takes no place in a text, or -1 */
+    const float *padding_position;  /* [width], added to that token */
     struct akidb_norm norm;
     const struct akidb_bert_layer *layers;
 };
