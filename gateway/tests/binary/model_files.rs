@@ -5,14 +5,15 @@ use serde_json::{Value, json};
 use crate::support::{self, Gateway, run_to_end};
 
 /// Starts on a model that must be refused; returns the one line that says why.
-fn refusal(files: &[(&str, Value)]) -> String {
+pub(super) fn refusal(files: &[(&str, Value)]) -> String {
     let folder = tempfile::tempdir().unwrap();
     support::write_model(folder.path(), files);
     let mut command = support::fake_command_on(folder.path());
     command.args(["--listen", "127.0.0.1:0", "--served-model-name", "fake"]);
     let (code, stderr, _) = run_to_end(command);
     let errors: Vec<&str> = stderr.lines().filter(|line| line.contains("cannot use model")).collect();
-    assert_eq!((code, errors.len()), (78, 1), "{stderr}");
+    assert_eq!((code, errors.len()), (78, 1), "{files:?}: {stderr}");
+    assert!(!stderr.contains("panicked at"), "{stderr}");
     errors[0].to_owned()
 }
 

@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{self, Gateway, run_to_end};
+use crate::model_files::refusal;
+use crate::support::Gateway;
 
 const FAKE: &str = include_str!("../data/fake_model/tokenizer.json");
 
@@ -21,18 +22,6 @@ fn added(contents: &[&str]) -> Value {
                "normalized": true, "special": false})
     };
     contents.iter().enumerate().map(token).collect()
-}
-
-fn refusal(files: &[(&str, Value)]) -> String {
-    let folder = tempfile::tempdir().unwrap();
-    support::write_model(folder.path(), files);
-    let mut command = support::fake_command_on(folder.path());
-    command.args(["--listen", "127.0.0.1:0", "--served-model-name", "fake"]);
-    let (code, stderr, _) = run_to_end(command);
-    let errors: Vec<&str> = stderr.lines().filter(|line| line.contains("cannot use model")).collect();
-    assert_eq!((code, errors.len()), (78, 1), "{files:?}: {stderr}");
-    assert!(!stderr.contains("panicked at"), "{stderr}");
-    errors[0].to_owned()
 }
 
 #[test]
