@@ -39,6 +39,28 @@ Kind = TypeVar("Kind", bound=_protocol.Message)
 BINARY_FIELDS = ("lengths", "token_ids", "vectors")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that has the GPU's branches tested on a CPU."""
+    parser.addoption(
+        "--gpu-branches",
+        action="store_true",
+        help="have the models take the branches that they take on a GPU, computed by MLX's CPU; only what "
+        "runs in the process of the tests is affected",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Say that the device is a GPU before any model is imported, which looks once."""
+    if config.getoption("--gpu-branches"):
+        from akidb_sidecar import _blas  # noqa: PLC0415
+
+        _blas.load()
+        import mlx.core as mx  # noqa: PLC0415 - after its BLAS
+
+        gpu = mx.Device(mx.gpu)
+        mx.default_device = lambda: gpu
+
+
 class Child:
     """A Python process that has one end of a socket pair as its standard input; this side holds the other."""
 
