@@ -2,10 +2,10 @@
 """The real worker loop around an engine that takes orders: ``fake_engine.py LOG LOAD``.
 
 ``LOAD`` says how the engine loads: ``at_once``, ``wait`` (until the file ``LOG.go`` is there),
-``missing`` (:class:`ModelError`), ``damaged`` (its warm-up fails with :class:`OutputError`) or ``lost``
-(:class:`DeviceLostError`). What reaches the engine is appended to ``LOG``, one JSON object a line. A
-text of one of the token ids below makes the engine do something else than give its vector, which is the
-sum of the text's token ids and their number.
+``missing`` (:class:`ModelError`), ``damaged`` (its warm-up fails with :class:`OutputError`), ``lost`` (MLX's
+error of a lost GPU) or ``lost_in_warm_up``. What reaches the engine is appended to ``LOG``, one JSON object
+a line. A text of one of the token ids below makes the engine do something else than give its vector, which is
+the sum of the text's token ids and their number.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from akidb_sidecar import _engine, _worker
-from akidb_sidecar._errors import DeviceLostError, ModelError, OutputError
+from akidb_sidecar._errors import ModelError, OutputError
 
 RAISE = 1001
 BAD_OUTPUT = 1002
@@ -27,6 +27,15 @@ PRINT = 1003
 SPIN = 1004
 SLEEP = 1005
 LOSE_DEVICE = 1006
+RUN_OUT_OF_MEMORY = 1007
+DEVICE_LOST = (
+    "[METAL] Command buffer execution failed: Caused GPU Timeout Error "
+    "(00000002:kIOGPUCommandBufferCallbackErrorTimeout)."
+)
+OUT_OF_MEMORY = (
+    "[METAL] Command buffer execution failed: Insufficient Memory "
+    "(00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)."
+)
 MAX_TOKENS = 48
 DIMENSION = 2
 INFO = _engine.EngineInfo("made-up", DIMENSION, MAX_TOKENS, "cpu", "float32", "none", ("a warning",))
@@ -35,10 +44,11 @@ INFO = _engine.EngineInfo("made-up", DIMENSION, MAX_TOKENS, "cpu", "float32", "n
 class FakeEngine:
     """Computes sums."""
 
-    def __init__(self, log: Path, *, damaged: bool) -> None:
+    def __init__(self, log: Path, load: str) -> None:
         self.info = INFO
         self._log = log
-        self._damaged = damaged
+        self._damaged = load == "damaged"
+        self._lost = load == "lost_in_warm_up"
         self._batches_done = 0
 
     def steps_done(self) -> int:
@@ -49,6 +59,8 @@ class FakeEngine:
         note(self._log, lengths=list(lengths), pooling=batch.pooling, threads=batch.threads)
         if self._damaged or BAD_OUTPUT in token_ids:
             raise OutputError("a vector is not finite")
+        if self._lost:
+            raise RuntimeError(DEVICE_LOST)
         obey(token_ids)
         numbers = array("f")
         start = 0
@@ -63,7 +75,9 @@ def obey(token_ids: array[int]) -> None:
     if RAISE in token_ids:
         raise ZeroDivisionError("secret text")
     if LOSE_DEVICE in token_ids:
-        raise DeviceLostError("it fell off")
+        raise RuntimeError(DEVICE_LOST)
+    if RUN_OUT_OF_MEMORY in token_ids:
+        raise RuntimeError(OUT_OF_MEMORY)
     if PRINT in token_ids:
         print("printed by Python")  # noqa: T201
         os.write(1, b"printed by C\n")
@@ -94,8 +108,8 @@ def main(log: Path, load: str) -> int:
         if load == "missing":
             raise ModelError("bad_model", "there is\nnothing in `caf\udce9`")
         if load == "lost":
-            raise DeviceLostError("it fell off")
-        return FakeEngine(log, damaged=load == "damaged")
+            raise RuntimeError(DEVICE_LOST)
+        return FakeEngine(log, load)
 
     return _worker.run(load_engine)
 

@@ -217,17 +217,27 @@ def test_what_a_library_prints_goes_to_the_log(worker: Child) -> None:
 def test_lost_device_is_told_and_ends_the_worker(worker: Child) -> None:
     worker.send(embed(1, [fake_engine.LOSE_DEVICE]))
     worker.expect(_protocol.Begun)
-    assert worker.expect(_protocol.Fatal) == _protocol.Fatal(code="device_lost", message="it fell off")
+    assert worker.expect(_protocol.Fatal) == _protocol.Fatal(
+        code="device_lost", message=fake_engine.DEVICE_LOST
+    )
     assert worker.exit_code(END_SECONDS) == EXIT_SOFTWARE
 
 
-def test_device_lost_before_the_worker_is_ready_is_not_fatal(start: Callable[..., Child], log: Path) -> None:
-    child = start(SCRIPT, log, "lost")
+@pytest.mark.parametrize("load", ["lost", "lost_in_warm_up"])
+def test_device_lost_before_the_worker_is_ready_is_not_fatal(
+    start: Callable[..., Child], log: Path, load: str
+) -> None:
+    child = start(SCRIPT, log, load)
     child.expect(_protocol.Hello)
     assert child.exit_code(END_SECONDS) == EXIT_SOFTWARE
     with pytest.raises(EOFError):
         read_frame(child.socket)
-    assert "the device is lost: it fell off" in child.stderr
+    assert f"the device is lost: {fake_engine.DEVICE_LOST}" in child.stderr
+
+
+def test_gpu_out_of_memory_is_an_error_of_the_batch(worker: Child) -> None:
+    refuse(worker, [[fake_engine.RUN_OUT_OF_MEMORY]], "inference_failed")
+    assert list(worker.embed([1])) == [1, 1]
 
 
 def test_end_of_file_ends_an_idle_worker(worker: Child) -> None:

@@ -68,5 +68,5 @@ class Engine(Protocol):
     def embed(self, batch: Batch) -> memoryview:
         """Return ``count * dimension`` little-endian ``f32``: pooled, not normalised, in batch order.
 
-        Raise :class:`DeviceLostError` when the device is lost, which is not the batch's fault.
+        Errors of MLX may come through: the worker tells those of the device from those of the batch.
         """

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from akidb_sidecar import _blas, _kernels, configurations
 from akidb_sidecar._compiler import BuildError
 from akidb_sidecar._engine import Batch, Engine, EngineInfo
-from akidb_sidecar._errors import DeviceLostError, ModelError, OutputError
+from akidb_sidecar._errors import ModelError, OutputError
 from akidb_sidecar._kernel_engine import KernelEngine
 
 BLAS = _blas.load()  # before MLX is imported: the first library to define a symbol wins
@@ -90,18 +90,6 @@ def _in_kernels(
     return None
 
 
-DEVICE_LOST_SIGNS = (
-    "CommandBufferCallbackErrorInnocentVictim",
-    "CommandBufferCallbackErrorSubmissionsIgnored",
-    "CommandBufferCallbackErrorDeviceRemoved",
-    "uncorrectable ECC error encountered",
-)
-"""What MLX quotes of Metal and CUDA where the device failed, not the work: it discarded the work for the
-fault of another, accepts none any more, is gone, or has damaged memory. Running out of memory or time,
-or a bad address, may be the batch's own doing and are not listed.
-"""
-
-
 class MlxEngine:
     """Runs a model over packed batches; on a CPU with one thread, whatever a batch says."""
 
@@ -131,14 +119,6 @@ class MlxEngine:
     def embed(self, batch: Batch) -> memoryview:
         """Return raw vectors; raise :class:`OutputError` when one of them cannot be right."""
         batch.check(self._model.vocabulary, self._model.longest_text)
-        try:
-            return self._embed(batch)
-        except RuntimeError as error:
-            if any(sign in str(error) for sign in DEVICE_LOST_SIGNS):
-                raise DeviceLostError(str(error)) from error
-            raise
-
-    def _embed(self, batch: Batch) -> memoryview:
         token_ids, lengths, order = _sorted_by_length(batch)
         hidden = self._model(token_ids, lengths, self._step)
         starts = array("I", accumulate(lengths, initial=0))[:-1]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from akidb_sidecar import __version__, _protocol
 from akidb_sidecar._connection import HEARTBEAT_MS, Connection
+from akidb_sidecar._device_errors import device_errors
 from akidb_sidecar._engine import Batch, Engine
 from akidb_sidecar._errors import (
     EXIT_CONFIGURATION,
@@ -38,8 +39,9 @@ def run(load_engine: Callable[[], Engine], heartbeat_ms: int = HEARTBEAT_MS) -> 
     connection.write(_protocol.Hello(pid=os.getpid(), sidecar_version=__version__))
     connection.watch(beats=True)
     try:
-        engine = load_engine()
-        connection.write(_warm_up(engine))
+        with device_errors():
+            engine = load_engine()
+            ready = _warm_up(engine)
     except ModelError as error:
         connection.write(_protocol.Fatal(code=error.code, message=error.message))
         return EXIT_CONFIGURATION
@@ -47,6 +49,7 @@ def run(load_engine: Callable[[], Engine], heartbeat_ms: int = HEARTBEAT_MS) -> 
         # Not `fatal`: the next process may become ready.
         _log(f"the device is lost: {error}")
         return EXIT_SOFTWARE
+    connection.write(ready)
     connection.steps_done = engine.steps_done
     if os.environ.get("AKIDB_CHAOS") == "1":
         signal.signal(signal.SIGUSR1, _hang)
@@ -106,7 +109,8 @@ def _answer(connection: Connection, engine: Engine, message: _protocol.Message) 
     try:
         batch = Batch(message.lengths, message.token_ids, message.pooling, message.threads)
         batch.check_lengths(engine.info.max_tokens)
-        vectors = engine.embed(batch)
+        with device_errors():
+            vectors = engine.embed(batch)
         answer = _protocol.Vectors(
             batch_id=message.batch_id,
             count=message.count,
