@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::error::StartError;
-use crate::model::{CpuWeights, Model};
+use crate::model::{Compute, Model};
 use crate::printable;
 use crate::sidecar::{self, Listed, PrepareError, Prepared, Sidecar};
 
@@ -96,7 +96,7 @@ pub async fn run(
 /// Reads the files of a model that is here as they are read to serve it, and says so where they would be refused.
 fn as_it_would_be_served(mut listed: Listed) -> Listed {
     let Some(path) = &listed.path else { return listed };
-    let read = Model::read(listed.name.clone(), Path::new(path), 0, CpuWeights::default());
+    let read = Model::read(listed.name.clone(), Path::new(path), 0, Compute::default());
     let refusal = match read {
         Ok(model) => {
             listed.dimension = Some(model.dimension as u64);

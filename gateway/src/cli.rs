@@ -119,6 +119,31 @@ pub struct ServeFlags {
     )]
     pub cpu_weights: String,
 
+    /// What the workers compute with: `auto`, `gpu` or `cpu`
+    ///
+    /// auto is a GPU where there is one that works, else the CPU; `/health` says which. With gpu, workers that find none do
+    /// not start.
+    #[arg(
+        long,
+        env = "AKIDB_DEVICE",
+        value_name = "auto|gpu|cpu",
+        default_value = "auto",
+        help_heading = "Model"
+    )]
+    pub device: String,
+
+    /// In which type a GPU computes the products: `float16`, `bfloat16`, `float32` or `stored`
+    ///
+    /// stored is the type of the weights. A CPU always computes in float32.
+    #[arg(
+        long,
+        env = "AKIDB_GPU_DTYPE",
+        value_name = "TYPE",
+        default_value = "float16",
+        help_heading = "Model"
+    )]
+    pub gpu_dtype: String,
+
     /// Tokens in one batch, 1 to 131072, or `auto`. One text always fits, however long
     ///
     /// `auto` is what a worker computes in about 100 ms, by the speed of its warm-up. Either is less where a worker would take

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::cli::{FaultFlags, ModelFlags, ModelsFlags, ServeFlags};
 use crate::error::StartError;
-use crate::model::CpuWeights;
+use crate::model::{Compute, CpuWeights, Device, GpuDtype};
 use crate::{catalog, http, manager, model, pool, scheduler, supervisor};
 
 /// Everything the process needs to know.
@@ -60,7 +60,21 @@ impl Config {
                         .served_model_name
                         .as_deref()
                         .map(|name| check.name("--served-model-name", name)),
-                    cpu_weights: check.cpu_weights(&flags.cpu_weights),
+                    compute: Compute {
+                        device: check.one_of("--device", &flags.device, Device::ALL, Device::name),
+                        cpu_weights: check.one_of(
+                            "--cpu-weights",
+                            &flags.cpu_weights,
+                            CpuWeights::ALL,
+                            CpuWeights::name,
+                        ),
+                        gpu_dtype: check.one_of(
+                            "--gpu-dtype",
+                            &flags.gpu_dtype,
+                            GpuDtype::ALL,
+                            GpuDtype::name,
+                        ),
+                    },
                 },
                 scheduler: scheduler::Config {
                     max_batch_tokens: match flags.max_batch_tokens.trim() {
@@ -276,11 +290,18 @@ impl Check {
         Some(revision)
     }
 
-    fn cpu_weights(&mut self, text: &str) -> CpuWeights {
-        let known = [CpuWeights::Float32, CpuWeights::Quantized];
-        known.into_iter().find(|weights| weights.name() == text.trim()).unwrap_or_else(|| {
-            self.problem("--cpu-weights", text, "`float32` or `quantized`");
-            CpuWeights::default()
+    /// The one of several that has this name.
+    fn one_of<T: Copy + Default, const N: usize>(
+        &mut self,
+        flag: &str,
+        text: &str,
+        known: [T; N],
+        name: fn(T) -> &'static str,
+    ) -> T {
+        known.into_iter().find(|one| name(*one) == text.trim()).unwrap_or_else(|| {
+            let names: Vec<String> = known.into_iter().map(|one| format!("`{}`", name(one))).collect();
+            self.problem(flag, text, &names.join(" or "));
+            T::default()
         })
     }
 
@@ -340,12 +361,26 @@ mod tests {
             "--worker-memory-limit=2GB",
             "--heartbeat-timeout=1ms",
             "--cpu-weights=int4",
+            "--device=tpu",
+            "--gpu-dtype=float8",
         ])
         .unwrap_err();
         let text = error.to_string();
-        assert_eq!(text.lines().count(), 9, "{text}");
-        for part in ["`2GB`", "`int4`", "`1ms`", "`0`", "`many`", "`30`", "`nowhere`", "`xml`", "AKIDB_MODEL"]
-        {
+        assert_eq!(text.lines().count(), 11, "{text}");
+        let parts = [
+            "`2GB`",
+            "`int4`",
+            "`1ms`",
+            "`0`",
+            "`many`",
+            "`30`",
+            "`nowhere`",
+            "`xml`",
+            "AKIDB_MODEL",
+            "(or AKIDB_DEVICE) is `tpu`: it must be `auto` or `gpu` or `cpu`",
+            "(or AKIDB_GPU_DTYPE) is `float8`",
+        ];
+        for part in parts {
             assert!(text.contains(part), "{part} is not in {text}");
         }
         assert_eq!(error.exit_code(), crate::error::ExitCode::Usage);
@@ -364,10 +399,20 @@ mod tests {
 
     #[test]
     fn weights_are_float32_on_a_cpu_unless_somebody_says_otherwise() {
-        let weights = |arguments: &[&str]| config(arguments).unwrap().manager.model.cpu_weights;
+        let weights = |arguments: &[&str]| config(arguments).unwrap().manager.model.compute.cpu_weights;
         assert_eq!(weights(&[]), CpuWeights::Float32);
         assert_eq!(weights(&["--cpu-weights", "float32"]), CpuWeights::Float32);
         assert_eq!(weights(&["--cpu-weights", "quantized"]), CpuWeights::Quantized);
+    }
+
+    #[test]
+    fn a_gpu_is_used_where_there_is_one_and_computes_in_float16() {
+        let compute = |arguments: &[&str]| config(arguments).unwrap().manager.model.compute;
+        assert_eq!(compute(&[]), Compute::default());
+        assert_eq!(compute(&[]).flags().join(" "), "--device auto --cpu-weights float32 --gpu-dtype float16");
+        let all = compute(&["--device=gpu", "--cpu-weights=quantized", "--gpu-dtype=stored"]);
+        assert_eq!(all.flags().join(" "), "--device gpu --cpu-weights quantized --gpu-dtype stored");
+        assert!(!compute(&["--device=cpu"]).is_on_unified_gpu());
     }
 
     #[test]

@@ -47,8 +47,8 @@ pub(crate) fn cores() -> usize {
 
 /// One worker per GPU, else one per core; fewer when their weights would take more than half of the memory that the
 /// machine has, or that this process's control group allows.
-pub(crate) fn default_workers(weights_bytes: u64) -> usize {
-    let wanted = if has_unified_gpu() { 1 } else { cores().min(MOST_DEFAULT_WORKERS) };
+pub(crate) fn default_workers(weights_bytes: u64, on_unified_gpu: bool) -> usize {
+    let wanted = if on_unified_gpu { 1 } else { cores().min(MOST_DEFAULT_WORKERS) };
     let memory_bytes = System::new().map_or(u64::MAX, |mut system| {
         system.refresh_memory();
         system.total_memory()
@@ -62,7 +62,7 @@ pub(crate) fn oom_kills() -> u64 {
     cgroup::oom_kills(Path::new("/")).unwrap_or_default()
 }
 
-/// Whether workers compute on a GPU that shares the memory of the machine, as on Apple silicon.
+/// Whether there is a GPU that shares the memory of the machine, as on Apple silicon.
 pub(crate) fn has_unified_gpu() -> bool {
     cfg!(all(target_os = "macos", target_arch = "aarch64"))
 }
@@ -74,10 +74,10 @@ fn fitting_workers(wanted: usize, weights_bytes: u64, memory_bytes: u64) -> usiz
 
 /// Tokens per second that all workers of a model with so large weights may be expected to compute together, before one was
 /// seen: one multiplication and one addition for each weight and token.
-pub(crate) fn guess_tokens_per_second(weights_bytes: u64) -> f64 {
+pub(crate) fn guess_tokens_per_second(weights_bytes: u64, on_unified_gpu: bool) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "it is a guess")]
     let (operations, cores) = (2.0 * (weights_bytes / BYTES_OF_WEIGHT) as f64, cores() as f64);
-    let speed = if has_unified_gpu() { GPU_OPERATIONS } else { cores * CORE_OPERATIONS };
+    let speed = if on_unified_gpu { GPU_OPERATIONS } else { cores * CORE_OPERATIONS };
     (speed / operations.max(1.0)).min(MOST_GUESSED_TOKENS)
 }
 
@@ -110,8 +110,9 @@ mod tests {
 
     #[test]
     fn a_guessed_speed_falls_with_the_weights_and_has_a_limit() {
-        assert_eq!(guess_tokens_per_second(0), MOST_GUESSED_TOKENS);
-        let (small, large) = (guess_tokens_per_second(90 << 20), guess_tokens_per_second(2400 << 20));
+        assert_eq!(guess_tokens_per_second(0, false), MOST_GUESSED_TOKENS);
+        let (small, large) =
+            (guess_tokens_per_second(90 << 20, false), guess_tokens_per_second(2400 << 20, false));
         assert!(small > large && large > 0.0, "{small} {large}");
     }
 

@@ -134,26 +134,28 @@ impl EmbeddingManager {
             .unwrap_or_else(|panic| Err(panic.to_string()))
             .map_err(|reason| StartError::Model { model: model.served_name.clone(), reason })?;
         let metrics = Arc::new(Metrics::new(&model.served_name));
-        let cores = machine::cores();
-        let workers =
-            config.supervisor.workers.unwrap_or_else(|| machine::default_workers(model.weights_bytes));
+        let (cores, compute) = (machine::cores(), config.model.compute);
+        let on_unified_gpu = compute.is_on_unified_gpu();
+        let workers = config
+            .supervisor
+            .workers
+            .unwrap_or_else(|| machine::default_workers(model.weights_bytes, on_unified_gpu));
         let expectations = Expectations {
             max_batch_tokens: config.scheduler.max_batch_tokens,
             request_timeout: config.request_timeout,
-            guess: machine::guess_tokens_per_second(model.weights_bytes),
+            guess: machine::guess_tokens_per_second(model.weights_bytes, on_unified_gpu),
         };
         let (pool, replacements) = Pool::new(config.pool, expectations, cores, Arc::clone(&metrics));
         let scheduler = Scheduler::start(config.scheduler, pool.clone());
-        let arguments = vec![
+        let mut arguments = vec![
             "--model-path".to_owned(),
             model.path.to_string_lossy().into_owned(),
             "--max-tokens".to_owned(),
             model.max_tokens.to_string(),
-            "--cpu-weights".to_owned(),
-            config.model.cpu_weights.name().to_owned(),
             "--heartbeat-ms".to_owned(),
             config.supervisor.heartbeat_interval().as_millis().max(1).to_string(),
         ];
+        arguments.extend(compute.flags().map(str::to_owned));
         let spawner = Spawner::new(sidecar, arguments);
         let supervisor = Supervisor::start(
             &config.supervisor,

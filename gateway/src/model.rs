@@ -9,6 +9,7 @@
 //! * `memory`: what the weights take in a worker.
 //! * `prompts`: the texts that stand before a text.
 
+mod compute;
 mod files;
 mod json;
 mod kind;
@@ -21,6 +22,7 @@ mod pooling;
 mod prompts;
 mod sentence;
 
+pub use compute::{Compute, CpuWeights, Device, GpuDtype};
 pub(crate) use prompts::Prompts;
 
 use std::path::{Path, PathBuf};
@@ -44,29 +46,8 @@ pub struct Config {
     pub revision: Option<String>,
     /// Name for requests and answers; `None` derives it from `model`.
     pub served_name: Option<String>,
-    /// How workers on a CPU hold 4-bit and 8-bit weights.
-    pub cpu_weights: CpuWeights,
-}
-
-/// How workers on a CPU hold 4-bit and 8-bit weights.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum CpuWeights {
-    /// As float32, with 4 bytes a weight.
-    #[default]
-    Float32,
-    /// As they are.
-    Quantized,
-}
-
-impl CpuWeights {
-    /// The name that flags use.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Float32 => "float32",
-            Self::Quantized => "quantized",
-        }
-    }
+    /// What workers compute it with.
+    pub compute: Compute,
 }
 
 impl Default for Config {
@@ -75,7 +56,7 @@ impl Default for Config {
             model: "qwen3-0.6b-4bit".to_owned(),
             revision: None,
             served_name: None,
-            cpu_weights: CpuWeights::default(),
+            compute: Compute::default(),
         }
     }
 }
@@ -144,21 +125,24 @@ impl Model {
         show_progress: bool,
     ) -> Result<Self, StartError> {
         let wanted = Wanted { model: &config.model, revision: config.revision.as_deref() };
-        let prepared =
-            sidecar.prepare(wanted, show_progress).await?.map_err(|error| match error.code.as_str() {
-                "model_not_found" | "hub_unreachable" => StartError::ModelNotFound {
-                    reason: error.message,
-                    works: command_that_works(
-                        std::env::args_os().map(|word| word.to_string_lossy().into_owned()),
-                    ),
-                },
-                _ => StartError::Model { model: config.model.clone(), reason: error.message },
-            })?;
+        let device = config.compute.device.name();
+        let prepared = sidecar.prepare(wanted, device, show_progress).await?.map_err(|error| match error
+            .code
+            .as_str()
+        {
+            "model_not_found" | "hub_unreachable" => StartError::ModelNotFound {
+                reason: error.message,
+                works: command_that_works(
+                    std::env::args_os().map(|word| word.to_string_lossy().into_owned()),
+                ),
+            },
+            _ => StartError::Model { model: config.model.clone(), reason: error.message },
+        })?;
         let served_name = config.served_name.clone().unwrap_or_else(|| default_name(&config.model));
         for warning in &prepared.warnings {
             tracing::warn!(model = served_name, warning, "model warns");
         }
-        let model = Self::read(served_name, &prepared.path, prepared.weights_bytes, config.cpu_weights)
+        let model = Self::read(served_name, &prepared.path, prepared.weights_bytes, config.compute)
             .map_err(|reason| StartError::Model { model: config.model.clone(), reason })?;
         tracing::info!(
             model = model.served_name,
@@ -192,7 +176,7 @@ impl Model {
         served_name: String,
         model: &Path,
         stored_bytes: u64,
-        cpu_weights: CpuWeights,
+        compute: Compute,
     ) -> Result<Self, String> {
         Signs::read(model).check()?;
         let modules = Modules::read(model)?;
@@ -232,7 +216,7 @@ impl Model {
             tokenizer_class: config.tokenizer_class.clone(),
             model_type: config.model_type.clone(),
             stored_bytes,
-            weights_bytes: memory::weights_bytes(stored_bytes, &config, cpu_weights),
+            weights_bytes: memory::weights_bytes(stored_bytes, &config, compute),
             path,
         })
     }
@@ -277,7 +261,7 @@ mod tests {
             std::fs::create_dir_all(folder.path().join(name).parent().unwrap()).unwrap();
             std::fs::write(folder.path().join(name), content).unwrap();
         }
-        Model::read("test".to_owned(), folder.path(), 0, CpuWeights::default())
+        Model::read("test".to_owned(), folder.path(), 0, Compute::default())
     }
 
     #[test]

@@ -128,15 +128,18 @@ impl Sidecar {
         })
     }
 
-    /// Makes the model lie in a local directory, downloading it where that is needed and possible.
+    /// Makes the model lie in a local directory, downloading it where that is needed and possible, and makes what workers
+    /// need that compute with such a device.
     ///
     /// Progress goes to standard error when `show_progress` is set.
     pub(crate) async fn prepare(
         &self,
         wanted: Wanted<'_>,
+        device: &str,
         show_progress: bool,
     ) -> Result<Result<Prepared, PrepareError>, StartError> {
-        self.find_model(&["prepare"], wanted, show_progress).await
+        let device = format!("--device={device}");
+        self.find_model(&["prepare", &device], wanted, show_progress).await
     }
 
     /// The same, but takes what is newer on the hub.

@@ -112,17 +112,23 @@ def main() -> int:
     worker_id = int(flags["--worker-id"])
     config = json.loads((Path(flags["--model-path"]) / "config.json").read_text())
     connection = Connection(heartbeat_ms=int(flags["--heartbeat-ms"]))
-    told = Told(config["hidden_size"], int(flags["--max-tokens"]), flags.get("--cpu-weights", "float32"))
+    on_gpu = flags.get("--device") == "gpu"
+    dtype = flags["--gpu-dtype"] if on_gpu else flags.get("--cpu-weights", "float32")
+    told = Told(config["hidden_size"], int(flags["--max-tokens"]), "gpu" if on_gpu else "cpu", dtype)
     return serve(connection, Misbehaviour(worker_id), told)
 
 
 @dataclass(frozen=True)
 class Told:
-    """What the command line says; the weights' form comes back as the type that the worker computes with."""
+    """What the command line says, which comes back in ``ready``.
+
+    On a CPU, the weights' form comes back as the type that the worker computes with.
+    """
 
     dimension: int
     max_tokens: int
-    cpu_weights: str
+    device: str
+    dtype: str
 
 
 def serve(connection: Connection, misbehaviour: Misbehaviour, told: Told) -> int:
@@ -154,10 +160,12 @@ def serve(connection: Connection, misbehaviour: Misbehaviour, told: Told) -> int
         return 78
     if start.get("never_ready"):
         signal.pause()
-    dimension, dtype = told.dimension, told.cpu_weights
+    dimension = told.dimension
     warm_up, longest = start.get("warm_up", [10, 0.01]), told.max_tokens - start.get("shorter", 0)
     connection.write(
-        _protocol.Ready("fake", dimension, longest, "cpu", dtype, "none", [], warm_up[0], warm_up[1])
+        _protocol.Ready(
+            "fake", dimension, longest, told.device, told.dtype, "none", [], warm_up[0], warm_up[1]
+        )
     )
     kept: list[bytearray] = []
     while True:

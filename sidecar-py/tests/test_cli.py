@@ -26,6 +26,10 @@ def test_worker_flags_become_settings() -> None:
     assert settings == _cli.WorkerSettings(model_path=Path("/m"), max_tokens=256, worker_id=3)
     settings = _cli.parse(["worker", "--model-path=/m", "--max-tokens=256", "--cpu-weights", "quantized"])
     assert settings == _cli.WorkerSettings(Path("/m"), 256, 0, cpu_weights="quantized")
+    settings = _cli.parse(
+        ["worker", "--model-path=/m", "--max-tokens=256", "--device=cpu", "--gpu-dtype=stored"]
+    )
+    assert settings == _cli.WorkerSettings(Path("/m"), 256, 0, device="cpu", gpu_dtype="stored")
 
 
 @pytest.mark.parametrize(
@@ -33,6 +37,7 @@ def test_worker_flags_become_settings() -> None:
     [
         ([], _cli.PrepareSettings("m", None, show_progress=True)),
         (["--revision", "v1", "--progress", "off"], _cli.PrepareSettings("m", "v1", show_progress=False)),
+        (["--device", "cpu"], _cli.PrepareSettings("m", None, show_progress=True, device="cpu")),
     ],
 )
 def test_prepare_flags_become_settings(flags: list[str], settings: _cli.PrepareSettings) -> None:
@@ -66,6 +71,8 @@ def test_doctor_has_no_flags() -> None:
         (["worker", "--model-path", "/m", "--max-tokens", "0"], "`0` is not a positive number"),
         (["worker", "--model-path", "/m", "--max-tokens=-4"], "`-4` is not a positive number"),
         (["worker", "--cpu-weights", "int4"], "invalid choice"),
+        (["worker", "--device", "tpu"], "invalid choice"),
+        (["worker", "--gpu-dtype", "float8"], "invalid choice"),
         (["prepare"], "required: --model"),
         (["prepare", "--model", "m", "--progress", "on"], "invalid choice"),
         (["models"], "required: action"),

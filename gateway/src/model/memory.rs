@@ -1,16 +1,15 @@
 //! What a model's weights take in the memory of each worker.
 
-use super::CpuWeights;
+use super::compute::{Compute, CpuWeights};
 use super::files::ModelConfig;
-use crate::machine;
 
 const BITS_OF_FLOAT32: f64 = 32.0;
 const BITS_OF_HALF: f64 = 16.0;
 
 /// Size of the weights in a worker, in bytes: as they are stored, and on a CPU as many times more as float32 needs. It is
 /// at most this, because the table of words stays as it is stored.
-pub(super) fn weights_bytes(stored_bytes: u64, config: &ModelConfig, cpu_weights: CpuWeights) -> u64 {
-    let growth = if machine::has_unified_gpu() { 1.0 } else { growth(config, cpu_weights) };
+pub(super) fn weights_bytes(stored_bytes: u64, config: &ModelConfig, compute: Compute) -> u64 {
+    let growth = if compute.is_on_unified_gpu() { 1.0 } else { growth(config, compute.cpu_weights) };
     scale(stored_bytes, growth)
 }
 

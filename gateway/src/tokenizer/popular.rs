@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::{Family, Needs, Tokenizer, settings::Settings};
-use crate::model::{CpuWeights, Model};
+use crate::model::{Compute, Model};
 
 #[derive(Deserialize)]
 struct Popular {
@@ -41,7 +41,7 @@ fn read(folder: &Path, popular: &Popular) -> Result<(Expected, Vec<String>), Str
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../sidecar-py/tests/golden");
     std::fs::copy(golden.join(&popular.tokenizer).join("tokenizer.json"), folder.join("tokenizer.json"))
         .unwrap();
-    let model = Model::read(popular.name.clone(), folder, 0, CpuWeights::default())?;
+    let model = Model::read(popular.name.clone(), folder, 0, Compute::default())?;
     let family =
         Family { model_type: model.model_type.clone(), tokenizer_class: model.tokenizer_class.clone() };
     let needs = Needs {

@@ -122,11 +122,18 @@ fn a_variable_serves_as_a_flag_and_the_flag_wins() {
 }
 
 #[test]
-fn the_workers_are_told_how_to_hold_weights_on_a_cpu() {
-    for (arguments, said) in [(&[][..], "float32"), (&["--cpu-weights", "quantized"], "quantized")] {
+fn the_workers_are_told_what_to_compute_with_and_in_which_type() {
+    let told = [
+        (&[][..], ("cpu", "float32")),
+        (&["--device", "cpu", "--cpu-weights", "quantized"], ("cpu", "quantized")),
+        (&["--device", "gpu"], ("gpu", "float16")),
+        (&["--device", "gpu", "--gpu-dtype", "stored"], ("gpu", "stored")),
+    ];
+    for (arguments, (device, dtype)) in told {
         let gateway = Gateway::fake(arguments);
         gateway.wait_until_ready();
-        assert_eq!(gateway.health()["workers"][0]["dtype"], *said);
+        let worker = &gateway.health()["workers"][0];
+        assert_eq!((&worker["device"], &worker["dtype"]), (&json!(device), &json!(dtype)));
     }
 }
 

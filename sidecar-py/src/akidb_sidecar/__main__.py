@@ -18,9 +18,14 @@ def main() -> int:
         from akidb_sidecar import _worker  # noqa: PLC0415
 
         def load_engine() -> Engine:
-            from akidb_sidecar import _mlx_engine  # noqa: PLC0415 - only after hello
+            from akidb_sidecar import _device  # noqa: PLC0415 - only after hello
 
-            return _mlx_engine.load(settings.model_path, settings.max_tokens, settings.cpu_weights)
+            warnings = _device.choose(settings.device)
+            from akidb_sidecar import _mlx_engine  # noqa: PLC0415 - models ask for the device on import
+
+            return _mlx_engine.load(
+                settings.model_path, settings.max_tokens, settings.cpu_weights, settings.gpu_dtype, warnings
+            )
 
         return _worker.run(load_engine, settings.heartbeat_ms)
     if isinstance(settings, _cli.PrepareSettings):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, get_args
 
 from akidb_sidecar import __version__
 from akidb_sidecar._connection import HEARTBEAT_MS
-from akidb_sidecar._engine import CpuWeights
+from akidb_sidecar._engine import CpuWeights, DeviceChoice, GpuDtype
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +26,8 @@ class WorkerSettings:
     worker_id: int
     heartbeat_ms: int = HEARTBEAT_MS
     cpu_weights: CpuWeights = "float32"
+    device: DeviceChoice = "auto"
+    gpu_dtype: GpuDtype = "float16"
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class PrepareSettings:
     asking: Asking = "when_missing"
     for_workers: bool = True
     """Whether what workers need beside the model is made, too."""
+    device: DeviceChoice = "auto"
+    """What the workers will compute with."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +64,22 @@ def parse(arguments: Sequence[str]) -> Settings:
     flags = _parser().parse_args(arguments)
     if flags.command == "worker":
         return WorkerSettings(
-            flags.model_path, flags.max_tokens, flags.worker_id, flags.heartbeat_ms, flags.cpu_weights
+            flags.model_path,
+            flags.max_tokens,
+            flags.worker_id,
+            flags.heartbeat_ms,
+            flags.cpu_weights,
+            flags.device,
+            flags.gpu_dtype,
         )
     if flags.command == "prepare":
-        return PrepareSettings(flags.model, flags.revision, flags.progress == "auto", flags.end_with_input)
+        return PrepareSettings(
+            flags.model,
+            flags.revision,
+            flags.progress == "auto",
+            flags.end_with_input,
+            device=flags.device,
+        )
     if flags.command == "models":
         if flags.action == "list":
             return ListSettings()
@@ -97,9 +113,17 @@ def _parser() -> argparse.ArgumentParser:
         help="how 4-bit and 8-bit weights are held on a CPU: float32 needs 4 bytes "
         "a weight; quantized keeps them as they are",
     )
+    _add_device(worker)
+    worker.add_argument(
+        "--gpu-dtype",
+        choices=get_args(GpuDtype),
+        default="float16",
+        help="in which type a GPU computes the products; stored is the type of the weights",
+    )
 
     prepare = commands.add_parser("prepare", help="find or download a model and print where it is, as JSON")
     _add_model(prepare)
+    _add_device(prepare)
 
     models = commands.add_parser("models", help="list, download and find models; every answer is JSON")
     actions = models.add_subparsers(dest="action", required=True)
@@ -122,6 +146,15 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         choices=("auto", "off"),
         default="auto",
         help="progress bars on stderr, where it is a terminal",
+    )
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--device",
+        choices=get_args(DeviceChoice),
+        default="auto",
+        help="what computes; auto is a GPU where there is one that works, else the CPU",
     )
 
 

@@ -19,21 +19,22 @@ ROUNDS = 7
 def run() -> int:
     """Print the report; the exit code is 1 when only the reference BLAS is there."""
     prepared = _blas.prepare()
-    blas = _blas.load()
-    import mlx.core as mx  # noqa: PLC0415 - the first library to define a symbol wins
+    from akidb_sidecar import _device  # noqa: PLC0415 - after its BLAS is there
 
+    warnings, blas = _device.choose("auto"), _device.BLAS
     _report("akidb-sidecar", __version__)
     _report("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     _report("mlx", version("mlx"))
-    _report("device", str(mx.default_device()))
+    device = _device.chosen()
+    _report("device", device)
     _report("blas", f"{blas.name} ({prepared})")
-    _report("kernels", _kernels.prepare())
+    _report("kernels", _kernels.prepare(device))
     cores = os.cpu_count() or 1
     for threads in sorted({1, cores}):
         gigaflops = matmul_flops(blas, threads, ROUNDS) / 1e9
         label = f"float32 matmul, {threads} thread{'s' if threads > 1 else ''}"
         _report(label, f"{gigaflops:.0f} GFLOP/s ({SIDE} x {SIDE}, median of {ROUNDS})")
-    for warning in blas.warnings:
+    for warning in warnings + blas.warnings:
         _report("warning", warning)
     return 1 if blas.name == _blas.REFERENCE else 0
 

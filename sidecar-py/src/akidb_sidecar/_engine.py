@@ -10,6 +10,10 @@ from akidb_sidecar._errors import BatchError
 Pooling = Literal["mean", "cls", "last"]
 CpuWeights = Literal["float32", "quantized"]
 """How quantized weights are held on a CPU."""
+DeviceChoice = Literal["auto", "gpu", "cpu"]
+"""What is to compute; ``auto`` is a GPU where there is one that works."""
+GpuDtype = Literal["float16", "bfloat16", "float32", "stored"]
+"""In which type a GPU computes the products; ``stored`` is the type of the weights."""
 
 
 @dataclass(frozen=True)

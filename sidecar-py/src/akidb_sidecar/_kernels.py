@@ -12,7 +12,7 @@ from akidb_sidecar._compiler import BuildError
 from akidb_sidecar._errors import OutputError
 
 if TYPE_CHECKING:
-    from akidb_sidecar._engine import Pooling
+    from akidb_sidecar._engine import DeviceChoice, Pooling
 
 LIBRARY = _native.Library(
     name="kernels",
@@ -161,10 +161,10 @@ class Arena:
         self._end = self._next + size_bytes
 
 
-def prepare() -> str:
+def prepare(device: DeviceChoice = "auto") -> str:
     """Compile the library where that is needed; return what was done. Never raises."""
-    if not sys.platform.startswith("linux"):
-        return "not needed on this platform"
+    if device == "gpu" or (device == "auto" and sys.platform == "darwin"):
+        return "not needed for a GPU"
     try:
         return f"at {LIBRARY.prepare()}"
     except (OSError, BuildError) as error:

@@ -6,13 +6,13 @@ from array import array
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from akidb_sidecar import _blas, _kernels, configurations
+from akidb_sidecar import _blas, _device, _kernels, configurations
 from akidb_sidecar._compiler import BuildError
 from akidb_sidecar._engine import Batch, Engine, EngineInfo
 from akidb_sidecar._errors import ModelError, OutputError
 from akidb_sidecar._kernel_engine import KernelEngine
 
-BLAS = _blas.load()  # before MLX is imported: the first library to define a symbol wins
+BLAS = _device.BLAS  # loaded before MLX is imported
 
 import mlx.core as mx  # noqa: E402
 
@@ -26,7 +26,7 @@ from akidb_sidecar.models._qwen3_kernels import KernelQwen3  # noqa: E402
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from akidb_sidecar._engine import CpuWeights
+    from akidb_sidecar._engine import CpuWeights, GpuDtype
     from akidb_sidecar._kernel_engine import KernelModel
     from akidb_sidecar._kernels import Kernels
     from akidb_sidecar.configurations import File
@@ -38,13 +38,22 @@ CACHE_LIMIT_BESIDE_KERNELS_BYTES = 4 * 1024 * 1024
 """The same where MLX does no more than look rows up."""
 
 
-def load(model_path: Path, max_tokens: int, cpu_weights: CpuWeights = "float32") -> Engine:
-    """Load the model from a directory in Hugging Face layout."""
+def load(
+    model_path: Path,
+    max_tokens: int,
+    cpu_weights: CpuWeights = "float32",
+    gpu_dtype: GpuDtype = "float16",  # noqa: ARG001 - the models do not obey it yet
+    warnings: tuple[str, ...] = (),
+) -> Engine:
+    """Load the model from a directory in Hugging Face layout.
+
+    ``warnings`` are what the engine is to say of itself besides its own.
+    """
     mx.set_cache_limit(CACHE_LIMIT_BYTES)
     file = configurations.read(model_path)
     weights = Weights.read(model_path)
     try:
-        engine = _choose(file, weights, max_tokens, cpu_weights)
+        engine = _choose(file, weights, max_tokens, cpu_weights, warnings)
     except (TypeError, ValueError, ArithmeticError) as error:
         raise ModelError("bad_model", f"`config.json` has a value that cannot be used: {error}") from error
     if isinstance(engine, KernelEngine):
@@ -53,11 +62,12 @@ def load(model_path: Path, max_tokens: int, cpu_weights: CpuWeights = "float32")
     return engine
 
 
-def _choose(file: File, weights: Weights, max_tokens: int, cpu_weights: CpuWeights) -> Engine:
+def _choose(
+    file: File, weights: Weights, max_tokens: int, cpu_weights: CpuWeights, warnings: tuple[str, ...]
+) -> Engine:
     """Decide what computes the model: our own kernels on a CPU where they can, else MLX."""
     model_type, parameters = file.model_type, _registry.read(file.configuration, weights)
     keep_quantized = cpu_weights == "quantized"
-    warnings: tuple[str, ...] = ()
     use_mlx = _is_on_gpu() or _blas.is_off()
     if isinstance(parameters, (bert.Parameters, qwen3.Parameters)) and not use_mlx:
         try:
@@ -66,12 +76,12 @@ def _choose(file: File, weights: Weights, max_tokens: int, cpu_weights: CpuWeigh
             reason = (
                 "MLX computes the model, with one thread, which takes several times as long as our kernels"
             )
-            warnings = (f"{reason}: {error}",)
+            warnings += (f"{reason}: {error}",)
         else:
             model = _in_kernels(kernels, parameters, max_tokens, keep_quantized=keep_quantized)
             if model is not None:
                 blas = f"{kernels.name} (MLX: {BLAS.name})"
-                return KernelEngine(model, model_type, max_tokens, blas, kernels.warnings)
+                return KernelEngine(model, model_type, max_tokens, blas, warnings + kernels.warnings)
     return MlxEngine(parameters.model(keep_quantized=keep_quantized), model_type, max_tokens, warnings)
 
 

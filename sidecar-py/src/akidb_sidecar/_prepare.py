@@ -60,7 +60,7 @@ def run(settings: PrepareSettings) -> int:
         from akidb_sidecar import _blas, _kernels  # noqa: PLC0415
 
         _blas.prepare()
-        _kernels.prepare()
+        _kernels.prepare(settings.device)
     print_json(answer)
     return 0
 
