@@ -12,6 +12,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
+use sysinfo::{ProcessRefreshKind, ProcessesToUpdate, System};
 use tokio::net::TcpListener;
 
 use crate::Outcome;
@@ -56,10 +57,10 @@ pub(crate) fn tokenize(model: &Path, max_tokens: usize, texts: &Path) -> Outcome
     Ok(Tokenized { tokenizer_bytes, ids })
 }
 
-/// Resident memory of this process; 0 where the system does not say.
+/// Resident memory of this process.
 fn resident_bytes() -> Outcome<u64> {
-    let Ok(status) = std::fs::read_to_string("/proc/self/status") else { return Ok(0) };
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kibibytes = line.and_then(|line| line.split_whitespace().next()).map_or(Ok(0), str::parse::<u64>)?;
-    Ok(kibibytes * 1024)
+    let (mut system, own) = (System::new()?, sysinfo::get_current_pid()?);
+    let what = ProcessRefreshKind::nothing().with_memory().without_tasks();
+    system.refresh_processes_specifics(ProcessesToUpdate::Some(&[own]), false, what);
+    Ok(system.process(own).ok_or("the system does not say what memory this process has")?.memory())
 }

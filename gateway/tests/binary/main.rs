@@ -7,6 +7,8 @@ mod support;
 mod fault_corners;
 mod fault_rows;
 mod fault_rows_life;
+#[cfg(target_os = "linux")]
+mod fault_rows_memory;
 mod faults;
 mod guilt;
 mod house;
@@ -17,6 +19,7 @@ mod native_api;
 mod operations;
 mod overload;
 mod privacy;
+mod processes;
 mod prompts;
 mod qwen3;
 mod real_model;

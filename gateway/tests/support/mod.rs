@@ -1,12 +1,15 @@
 //! Drives the built binary: starts it on a free port, talks HTTP to it, reads its log, and ends it.
 #![allow(
     dead_code,
+    unused_imports,
     clippy::unwrap_used,
     clippy::print_stderr,
     clippy::allow_attributes,
     unreachable_pub,
     reason = "every test binary compiles this and uses another part of it; a test may panic and print"
 )]
+
+mod processes;
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -16,6 +19,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+
+pub use processes::{MemoryWatch, children, is_alive, kill, open_descriptors, resident_bytes};
 
 /// Longest wait for anything that must happen.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -275,11 +280,9 @@ impl Gateway {
         }
     }
 
-    /// A line of the process's own account of itself, such as `VmHWM`, in bytes.
-    pub fn memory(&self, name: &str) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
-        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+    /// Watches how much memory it takes from now on.
+    pub fn watch_memory(&self) -> MemoryWatch {
+        MemoryWatch::start(self.pid())
     }
 
     pub fn signal(&self, signal: nix::sys::signal::Signal) {
@@ -360,30 +363,6 @@ impl Answer {
 
 fn agent() -> ureq::Agent {
     ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(PATIENCE)).build().into()
-}
-
-pub fn kill(pid: u32, signal: nix::sys::signal::Signal) {
-    let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
-    let _ = nix::sys::signal::kill(pid, signal);
-}
-
-/// Whether a process exists and is no zombie.
-pub fn is_alive(pid: u32) -> bool {
-    let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
-    if nix::sys::signal::kill(pid, None).is_err() {
-        return false;
-    }
-    let status = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    !status.contains(") Z ")
-}
-
-/// Processes that a process has started.
-pub fn children(pid: u32) -> Vec<u32> {
-    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-    let lists = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("children")).ok());
-    lists
-        .flat_map(|list| list.split_whitespace().map(|pid| pid.parse().unwrap()).collect::<Vec<_>>())
-        .collect()
 }
 
 pub fn cosine(a: &[f32], b: &[f32]) -> f64 {
