@@ -8,6 +8,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 from akidb_sidecar._private_folder import is_open_to_all, path_of
@@ -24,6 +25,7 @@ tests compile with both (``test_native_sources.py``)."""
 TUNINGS = (("-march=native",), ("-mcpu=native",), ())
 """In the order in which they are tried: not every compiler knows each of them on every machine."""
 TIMEOUT_SECONDS = 60
+TOOLS_TIMEOUT_SECONDS = 10
 OUTPUT = "library.so"
 LONGEST_REASON = 200
 
@@ -117,6 +119,8 @@ def _run(command: Sequence[str], place: Folder) -> str:
 
 def _find() -> list[str]:
     """Return the compiler's program, an absolute path, and its first arguments."""
+    if sys.platform == "darwin":
+        _check_developer_tools()
     written = configured()
     try:
         words = [written] if _which(written) else shlex.split(written)
@@ -133,6 +137,28 @@ def _find() -> list[str]:
             "xcode-select --install) or name yours in `CC`"
         )
     return [program, *words[1:]]
+
+
+def _check_developer_tools() -> None:
+    """Raise :class:`BuildError` on a Mac without them: a compiler that needs them opens a dialogue there."""
+    program = _which("xcode-select")
+    try:
+        done = subprocess.run(  # noqa: S603 - the system's program
+            [program or "/usr/bin/xcode-select", "-p"],
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=TOOLS_TIMEOUT_SECONDS,
+            check=False,
+        )
+        there = done.returncode == 0 and os.path.isdir(done.stdout.rstrip())  # noqa: PTH112 - bytes
+    except (OSError, subprocess.TimeoutExpired):
+        there = False
+    if not there:
+        raise BuildError(
+            "the developer tools are not installed, without which no C compiler works on macOS: "
+            "xcode-select --install"
+        )
 
 
 def _which(program: str) -> str | None:

@@ -8,6 +8,9 @@ A library in the cache is used when its folder is this user's alone, and its con
 written with it. It is mapped from a private copy: nothing that happens to the file afterwards can reach a
 running worker, and it does not matter whether the cache is on a file system that forbids execution. What is
 missing, damaged or does not load is compiled anew; where the cache cannot be used, at each start.
+
+On Linux the copy is in memory or reached through its descriptor. macOS has neither: there it lies in a folder
+to which nobody else can swap the way (:func:`_private_folder.temporary_folders`), and is loaded by its path.
 """
 
 from __future__ import annotations
@@ -43,6 +46,8 @@ if TYPE_CHECKING:
     from akidb_sidecar._private_folder import Folder
 
 FOLDER = Path(__file__).with_name("native")
+NAME_BYTES = 256
+"""Room for the name of a processor."""
 DIGEST_BYTES = hashlib.sha256().digest_size
 TRIAL = """
 import ctypes, sys
@@ -224,7 +229,18 @@ def _copies(name: str, content: bytes) -> Generator[int, None, None]:
 def _platform() -> Iterator[bytes]:
     """Say what compiled code depends on: machines of different kinds can share a home folder."""
     yield repr((os.uname().machine, struct.calcsize("P"), platform.libc_ver())).encode()
+    if sys.platform == "darwin":
+        yield _processor_of_a_mac()
     information = Path("/proc/cpuinfo")
     if information.is_file():
         wanted = (b"flags", b"Features", b"CPU part", b"model name")
         yield from sorted({line for line in information.read_bytes().splitlines() if line.startswith(wanted)})
+
+
+def _processor_of_a_mac() -> bytes:
+    """Return the processor's name; nothing where the system does not say."""
+    name = ctypes.create_string_buffer(NAME_BYTES)
+    size = ctypes.c_size_t(NAME_BYTES)
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).sysctlbyname(b"machdep.cpu.brand_string", name, ctypes.byref(size), None, 0)
+    return name.value

@@ -157,13 +157,20 @@ def open_cache() -> Folder:
 def temporary_folders() -> Iterator[Folder]:
     """Open the folders for temporary files, one after the other.
 
-    They may be anybody's: what is used in them is a workplace, through its descriptor.
+    They may be anybody's: what is used in them is a workplace, through its descriptor. On macOS, where a
+    descriptor leads to a path and no further, only those where nobody else can swap a workplace for another.
     """
     for path in (os.environ.get("TMPDIR", ""), "/tmp", "/var/tmp", "/dev/shm"):  # noqa: S108 - see above
         with contextlib.suppress(OSError):
             if os.path.isabs(path):  # noqa: PTH117
-                with Folder(os.open(path, _TO_USE), path) as folder:
+                with Folder(_open_temporary(path), path) as folder:
                     yield folder
+
+
+def _open_temporary(path: str) -> int:
+    if sys.platform == "darwin":
+        return _open_trusted(os.path.realpath(path, strict=True), sticky_is_enough=True)
+    return os.open(path, _TO_USE)
 
 
 def is_open_to_all(path: str) -> bool:
@@ -198,8 +205,11 @@ def _cache_home() -> str:
     return f"{home}/.cache"
 
 
-def _open_trusted(path: str) -> int:
-    """Open a folder of which every step is this user's or root's and nobody else's to write to."""
+def _open_trusted(path: str, *, sticky_is_enough: bool = False) -> int:
+    """Open a folder of which every step is this user's or root's and nobody else's to write to.
+
+    ``sticky_is_enough`` says whether others may make new entries in it.
+    """
     steps = [step for step in path.split("/") if step]
     current, seen = os.open("/", _TO_PASS_THROUGH), "/"
     try:
@@ -211,7 +221,7 @@ def _open_trusted(path: str) -> int:
             except OSError as error:
                 raise OSError(f"`{seen}`: {error.strerror}") from error
             os.close(above)
-            _check(os.fstat(current), seen, sticky_is_enough=number < len(steps))
+            _check(os.fstat(current), seen, sticky_is_enough=sticky_is_enough or number < len(steps))
         return os.open(".", _TO_USE, dir_fd=current)
     finally:
         os.close(current)
