@@ -2,14 +2,15 @@
 """The real worker loop around an engine that takes orders: ``fake_engine.py LOG LOAD``.
 
 ``LOAD`` says how the engine loads: ``at_once``, ``wait`` (until the file ``LOG.go`` is there),
-``missing`` (:class:`ModelError`), ``damaged`` (its warm-up fails with :class:`OutputError`), ``lost`` (MLX's
-error of a lost GPU) or ``lost_in_warm_up``. What reaches the engine is appended to ``LOG``, one JSON object
-a line. A text of one of the token ids below makes the engine do something else than give its vector, which is
-the sum of the text's token ids and their number.
+``missing`` (:class:`ModelError`), ``damaged`` (its warm-up fails with :class:`OutputError`),
+``lost_in_warm_up``, or by a name in :data:`ERRORS`. What reaches the engine is appended to ``LOG``, one JSON
+object a line. A text of one of the token ids below makes the engine do something else than give its vector,
+which is the sum of the text's token ids and their number.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -36,6 +37,14 @@ OUT_OF_MEMORY = (
     "[METAL] Command buffer execution failed: Insufficient Memory "
     "(00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)."
 )
+ERRORS = {
+    "lost": RuntimeError(DEVICE_LOST),
+    "forbidden": PermissionError(errno.EPERM, "Operation not permitted"),
+    "broken": RuntimeError("[load] no such\nthing"),
+    "short": OSError(errno.ENOMEM, "Cannot allocate memory"),
+    "no_thread": RuntimeError("can't start new thread"),
+}
+"""What loading ends with."""
 MAX_TOKENS = 48
 DIMENSION = 2
 INFO = _engine.EngineInfo("made-up", DIMENSION, MAX_TOKENS, "cpu", "float32", "none", ("a warning",))
@@ -107,8 +116,8 @@ def main(log: Path, load: str) -> int:
             time.sleep(0.01)
         if load == "missing":
             raise ModelError("bad_model", "there is\nnothing in `caf\udce9`")
-        if load == "lost":
-            raise RuntimeError(DEVICE_LOST)
+        if load in ERRORS:
+            raise ERRORS[load]
         return FakeEngine(log, load)
 
     return _worker.run(load_engine)

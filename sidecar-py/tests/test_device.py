@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -13,13 +14,17 @@ from conftest import Child, GoldenText, cosine
 
 from akidb_sidecar import _device, _kernels, _protocol
 from akidb_sidecar._engine import DeviceChoice
-from akidb_sidecar._errors import EXIT_CONFIGURATION, ModelError
+from akidb_sidecar._errors import EXIT_CONFIGURATION, DeviceLostError, ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 NO_GPU = Path(__file__).with_name("no_gpu_child.py")
 FAILURE = "[metal::load_device] No Metal device found"
+RESET = (
+    "[METAL] Command buffer execution failed: Innocent Victim "
+    "(00000005:kIOGPUCommandBufferCallbackErrorInnocentVictim)"
+)
 
 
 class FakeArray:
@@ -32,8 +37,8 @@ class FakeMlx:
 
     cpu, gpu = "cpu", "gpu"
 
-    def __init__(self, device: str, *, works: bool = True) -> None:
-        self.device, self._works = device, works
+    def __init__(self, device: str, *, works: bool = True, resets: int = 0) -> None:
+        self.device, self._works, self._resets = device, works, resets
 
     def Device(self, kind: str) -> str:  # noqa: N802 - as MLX has it
         return kind
@@ -50,6 +55,9 @@ class FakeMlx:
     def eval(self, _array: FakeArray) -> None:
         if self.device == "gpu" and not self._works:
             raise RuntimeError(FAILURE)
+        if self.device == "gpu" and self._resets:
+            self._resets -= 1
+            raise RuntimeError(RESET)
 
 
 def choose(monkeypatch: pytest.MonkeyPatch, mlx: FakeMlx, choice: DeviceChoice) -> tuple[str, ...]:
@@ -80,6 +88,26 @@ def test_auto_falls_back_to_the_cpu_and_says_why(monkeypatch: pytest.MonkeyPatch
     (warning,) = choose(monkeypatch, mlx, "auto")
     assert mlx.device == "cpu"
     assert warning == f"the CPU computes, because the GPU cannot be used: {FAILURE}"
+
+
+@pytest.mark.parametrize(("resets", "device"), [(1, "gpu"), (2, "gpu"), (3, "cpu")])
+def test_a_gpu_that_is_being_reset_is_given_time(
+    monkeypatch: pytest.MonkeyPatch, resets: int, device: str
+) -> None:
+    mlx = FakeMlx("gpu", resets=resets)
+    pauses: list[float] = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    warnings = choose(monkeypatch, mlx, "auto")
+    assert (mlx.device, len(warnings)) == (device, 0 if device == "gpu" else 1)
+    assert pauses == [1.0, 2.0][:resets]
+
+
+def test_a_gpu_that_was_asked_for_and_stays_lost_is_left_to_the_next_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _seconds: None)
+    with pytest.raises(DeviceLostError):
+        choose(monkeypatch, FakeMlx("gpu", resets=9), "gpu")
 
 
 def test_a_gpu_that_cannot_be_used_is_not_tried_where_the_cpu_was_chosen(

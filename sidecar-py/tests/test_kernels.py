@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import math
+import mmap
+import os
 import platform
 import random
 import threading
@@ -14,7 +17,7 @@ from typing import TYPE_CHECKING, get_args
 
 import pytest
 
-from akidb_sidecar import _kernels, _mlx_engine, _prepare, configurations
+from akidb_sidecar import _kernel_engine, _kernels, _mlx_engine, _prepare, configurations
 from akidb_sidecar._engine import Batch, Engine, Pooling
 from akidb_sidecar._errors import BatchError, OutputError
 from akidb_sidecar._kernel_engine import KernelEngine
@@ -295,3 +298,44 @@ def test_kernels_are_built_without_a_cache(monkeypatch: pytest.MonkeyPatch, tmp_
     (warning,) = loaded.warnings
     assert "XDG_CACHE_HOME" in warning
     assert list(tmp_path.iterdir()) == [not_a_folder]
+
+
+class NoHugePages(mmap.mmap):
+    """As of a Linux that was built without them."""
+
+    def madvise(self, *_advice: int) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+
+def test_kernels_compute_where_there_are_no_huge_pages(
+    model_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mmap, "mmap", NoHugePages)
+    assert isinstance(_mlx_engine.load(model_path, LONGEST), KernelEngine)
+
+
+@pytest.mark.parametrize("error", [PermissionError(errno.EPERM, "no"), RuntimeError("no")])
+def test_mlx_takes_over_with_a_warning_where_the_kernels_cannot_be_loaded(
+    model_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def refuse() -> _kernels.Kernels:
+        raise error
+
+    monkeypatch.setattr(_kernels, "load", refuse)
+    engine = _mlx_engine.load(model_path, LONGEST)
+    assert isinstance(engine, MlxEngine)
+    assert any("MLX computes the model" in warning for warning in engine.info.warnings)
+
+
+@pytest.mark.parametrize("refusal", ["missing", "forbidden"])
+def test_cores_are_counted_where_a_sandbox_hides_which_may_be_used(
+    monkeypatch: pytest.MonkeyPatch, refusal: str
+) -> None:
+    def refuse(_pid: int) -> set[int]:
+        raise PermissionError
+
+    if refusal == "missing":
+        monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    else:
+        monkeypatch.setattr(os, "sched_getaffinity", refuse, raising=False)
+    assert _kernel_engine._usable_cores() == os.cpu_count()

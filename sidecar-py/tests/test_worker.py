@@ -153,6 +153,30 @@ def test_model_error_is_fatal(start: Callable[..., Child], log: Path) -> None:
     assert child.stderr == ""
 
 
+@pytest.mark.parametrize(
+    ("load", "message"),
+    [("forbidden", "[Errno 1] Operation not permitted"), ("broken", "[load] no such thing")],
+)
+def test_error_that_would_come_again_is_fatal(
+    start: Callable[..., Child], log: Path, load: str, message: str
+) -> None:
+    child = start(SCRIPT, log, load)
+    child.expect(_protocol.Hello)
+    fatal = _protocol.Fatal(code="internal", message=f"loading the model failed: {message}")
+    assert child.receive() == fatal
+    assert child.exit_code() == 78
+    assert "Traceback" in child.stderr
+
+
+@pytest.mark.parametrize("load", ["short", "no_thread"])
+def test_shortage_while_loading_is_not_fatal(start: Callable[..., Child], log: Path, load: str) -> None:
+    child = start(SCRIPT, log, load)
+    child.expect(_protocol.Hello)
+    assert child.socket.recv(1) == b""
+    assert child.exit_code() == 1
+    assert "Error: " in child.stderr
+
+
 def test_bad_output_in_the_warm_up_is_fatal(start: Callable[..., Child], log: Path) -> None:
     child = start(SCRIPT, log, "damaged")
     child.expect(_protocol.Hello)

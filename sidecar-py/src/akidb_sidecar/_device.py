@@ -10,14 +10,19 @@ symbol wins, and with :data:`TF32` off.
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING, Literal
 
 from akidb_sidecar import _blas
-from akidb_sidecar._errors import ModelError
+from akidb_sidecar._device_errors import device_errors
+from akidb_sidecar._errors import DeviceLostError, ModelError
 
 TF32 = "MLX_ENABLE_TF32"
 """Unless it is 0, MLX multiplies float32 with 11 bits of each number where a GPU is faster with those:
 NVIDIA's, and Apple's from the M5 and macOS 26.2 on."""
+
+PAUSES_SECONDS = (1.0, 2.0, None)
+"""What follows each attempt at a GPU that fails while it computes."""
 
 os.environ.setdefault(TF32, "0")
 BLAS = _blas.load()
@@ -42,7 +47,9 @@ def choose(choice: DeviceChoice) -> tuple[str, ...]:
         return ()
     try:
         _try()
-    except RuntimeError as error:
+    except (DeviceLostError, RuntimeError) as error:
+        if choice == "gpu" and isinstance(error, DeviceLostError):
+            raise  # the next process may find it well
         if choice == "gpu":
             raise _unusable(str(error)) from error
         mx.set_default_device(mx.Device(mx.cpu))
@@ -56,8 +63,20 @@ def chosen() -> Literal["gpu", "cpu"]:
 
 
 def _try() -> None:
-    """Compute something small; MLX throws where that is not possible."""
-    mx.eval(mx.ones((8, 8)) @ mx.ones((8, 8)))
+    """Compute something small; MLX throws where that is not possible.
+
+    A GPU that is just being reset, which may be the fault of another program, is given time.
+    """
+    for pause in PAUSES_SECONDS:
+        try:
+            with device_errors():
+                mx.eval(mx.ones((8, 8)) @ mx.ones((8, 8)))
+        except DeviceLostError:
+            if pause is None:
+                raise
+            time.sleep(pause)
+        else:
+            return
 
 
 def _unusable(reason: str) -> ModelError:

@@ -1,9 +1,28 @@
 """What can go wrong for a reason that a person can mend."""
 
+import errno
+
 from akidb_sidecar._printable import line
 
 EXIT_SOFTWARE = 70
 EXIT_CONFIGURATION = 78
+
+_SHORTAGES = (errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE)
+_SIGNS_OF_SHORTAGE = (
+    "Insufficient Memory",
+    "Unable to allocate",
+    "out of memory",
+    "can't start new thread",
+    "Resource temporarily unavailable",
+)
+"""What Metal, MLX, CUDA, Python and the C++ library say."""
+
+
+def is_shortage(error: OSError | RuntimeError) -> bool:
+    """Whether memory, threads or descriptors are short just now; another process may find more later."""
+    if isinstance(error, OSError):
+        return error.errno in _SHORTAGES
+    return any(sign in str(error) for sign in _SIGNS_OF_SHORTAGE)
 
 
 class ModelError(Exception):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from typing import TYPE_CHECKING, Protocol
@@ -66,5 +67,6 @@ class KernelEngine:
 def _usable_cores() -> int:
     """Return the number of cores that this process may use."""
     if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
+        with contextlib.suppress(AttributeError, OSError):  # a sandbox may forbid it
+            return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

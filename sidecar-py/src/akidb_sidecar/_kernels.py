@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import sys
@@ -155,7 +156,9 @@ class Arena:
         """Map memory; what is never written takes none."""
         block = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         if hasattr(mmap, "MADV_HUGEPAGE"):
-            block.madvise(mmap.MADV_HUGEPAGE)
+            # A system without huge pages refuses the advice, and is only slower.
+            with contextlib.suppress(OSError):
+                block.madvise(mmap.MADV_HUGEPAGE)
         self._blocks.append(block)
         self._next = ctypes.addressof(ctypes.c_char.from_buffer(block))
         self._end = self._next + size_bytes

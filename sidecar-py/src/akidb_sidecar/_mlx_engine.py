@@ -72,7 +72,7 @@ def _choose(
     if isinstance(parameters, (bert.Parameters, qwen3.Parameters)) and not use_mlx:
         try:
             kernels = _kernels.load()
-        except BuildError as error:
+        except (BuildError, OSError, RuntimeError) as error:
             reason = (
                 "MLX computes the model, with one thread, which takes several times as long as our kernels"
             )

@@ -23,6 +23,7 @@ from akidb_sidecar._errors import (
     ModelError,
     OutputError,
     ProtocolError,
+    is_shortage,
 )
 
 if TYPE_CHECKING:
@@ -49,6 +50,13 @@ def run(load_engine: Callable[[], Engine], heartbeat_ms: int = HEARTBEAT_MS) -> 
         # Not `fatal`: the next process may become ready.
         _log(f"the device is lost: {error}")
         return EXIT_SOFTWARE
+    except (OSError, RuntimeError) as error:
+        if is_shortage(error):
+            raise  # not `fatal` either
+        traceback.print_exc(file=sys.stderr)
+        told = ModelError("internal", f"loading the model failed: {error}")
+        connection.write(_protocol.Fatal(code=told.code, message=told.message))
+        return EXIT_CONFIGURATION
     connection.write(ready)
     connection.steps_done = engine.steps_done
     if os.environ.get("AKIDB_CHAOS") == "1":
