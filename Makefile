@@ -80,19 +80,19 @@ fuzz: setup-dev ## Feed arbitrary input to the decoders, FUZZ_SECONDS (600) each
 doctor: setup ## Say how fast this machine multiplies matrices
 	@$(VENV)/bin/python -I -X utf8 -m akidb_sidecar doctor
 
-bench: setup build ## Measure this server beside others, in one table; options in BENCH_ARGS="...", such as --quick
+bench: setup-dev build ## Measure this server beside others, in one table; options in BENCH_ARGS="...", such as --quick
 	@$(CARGO) build --release --locked --example load
 	@PYTHONPATH=scripts $(VENV)/bin/python -m bench $(BENCH_ARGS)
 
-chaos: setup build ## Kill, stop and hang workers under load for CHAOS_SECONDS (60); fails when a client notices
+chaos: setup-dev build ## Kill, stop and hang workers under load for CHAOS_SECONDS (60); fails when a client notices
 	@$(CARGO) build --release --locked --example load
 	@PYTHONPATH=scripts $(VENV)/bin/python -m stress.chaos $(CHAOS_ARGS)
 
-overload: setup build ## Offer more than can be computed; writes docs/overload.md; options in OVERLOAD_ARGS="..."
+overload: setup-dev build ## Offer more than can be computed; writes docs/overload.md; options in OVERLOAD_ARGS="..."
 	@$(CARGO) build --release --locked --example load
 	@PYTHONPATH=scripts $(VENV)/bin/python -m stress.overload $(OVERLOAD_ARGS)
 
-qwen3: setup build ## Measure Qwen3-Embedding-0.6B's true size with random weights; writes docs/memory.svg; QWEN3_ARGS="..."
+qwen3: setup-dev build ## Measure Qwen3-Embedding-0.6B's true size with random weights; writes docs/memory.svg; QWEN3_ARGS="..."
 	@PYTHONPATH=scripts $(VENV)/bin/python -m qwen3.measure $(QWEN3_ARGS)
 
 golden: ## Write the protocol's golden frames anew, after a deliberate change

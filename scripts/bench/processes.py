@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -14,6 +15,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
+
+import psutil
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -183,30 +186,26 @@ def fetch(url: str, body: str | None = None, timeout_seconds: float = 60.0) -> A
 
 def tree(pid: int) -> list[int]:
     """Return the process and all that descend from it."""
-    children: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                # The name before it, in parentheses, may hold anything.
-                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            except OSError:
-                continue
-            children.setdefault(parent, []).append(int(entry.name))
-    found = [pid]
-    for member in found:
-        found += children.get(member, [])
-    return found
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
+    return [pid]
 
 
 def memory_bytes(pid: int) -> int:
-    """Return the proportional set size: pages shared by n processes count 1/n in each of them."""
-    try:
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
+    """Return what the process has in memory: of what n processes share, 1/n.
+
+    Only Linux can tell that; elsewhere it is what the process shares with nobody.
+    """
+    with contextlib.suppress(psutil.Error):
+        memory = psutil.Process(pid).memory_full_info()
+        return int(getattr(memory, "pss", memory.uss))
     return 0
+
+
+def peak_bytes() -> int:
+    """Return the most that this process ever had in memory."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _raise_timeout(_signal: int, _frame: object) -> None:

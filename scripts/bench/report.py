@@ -6,10 +6,13 @@ import math
 import os
 import platform
 import statistics
+import sys
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench import environments
 from bench.acceptance import targets
 from bench.figures import FLOP_PER_TOKEN, medians
 from bench.measure import ENGINE_SETUPS, Point, Round
@@ -208,9 +211,9 @@ def _cosine(one: list[float], other: list[float]) -> float:
 
 
 def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo") as file:  # noqa: PTH123 - no file of ours
-            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
-    except OSError:
-        names = []
+    if sys.platform == "darwin":
+        return environments.run(["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"], "sysctl").strip()
+    # Where Linux names the processor at all.
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or "unknown processor"

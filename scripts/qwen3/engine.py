@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import random
-import resource
 import statistics
 import sys
 import time
@@ -14,7 +13,9 @@ from array import array
 from pathlib import Path
 from typing import Any, get_args
 
+import psutil
 from bench import child
+from bench.processes import peak_bytes
 
 from akidb_sidecar._engine import CpuWeights
 
@@ -73,13 +74,7 @@ def main() -> None:
 
 def resident_bytes() -> int:
     """Return what this process has in memory now."""
-    status = Path("/proc/self/statm").read_text().split()
-    return int(status[1]) * resource.getpagesize()
-
-
-def peak_bytes() -> int:
-    """Return the most that this process ever had in memory."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return psutil.Process().memory_info().rss
 
 
 if __name__ == "__main__":

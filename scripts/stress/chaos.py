@@ -6,12 +6,10 @@ import argparse
 import json
 import os
 import random
-import re
 import signal
 import statistics
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import environments, texts
@@ -144,7 +142,6 @@ def main(arguments: Sequence[str]) -> int:
     gateway_flags = ["--model", environments.MODEL, "--request-timeout", timeout]
     environment = {"AKIDB_CHAOS": "1"}
     with Gateway("gateway", gateway_flags, flags.workers, environment, WORKPLACE) as gateway:
-        kinds = _kinds(gateway, flags.faults, progress)
         progress.say("recording the quiet server's answers")
         recording = load.record(gateway, [[text] for text in texts.generate("natural", BODIES)], WORKPLACE)
         baseline, before = gateway.footprint(), gateway.metrics()
@@ -155,7 +152,7 @@ def main(arguments: Sequence[str]) -> int:
         )
         phases = [(offered, flags.seconds)]
         with load.open_loop(gateway, recording, phases, flags.deadline, WORKPLACE) as generator:
-            tormentor = Tormentor(gateway, kinds, flags.seed, progress)
+            tormentor = Tormentor(gateway, flags.faults, flags.seed, progress)
             tormentor.torment(flags.seconds)
             tormentor.wait_for_recovery()
             report = generator.receive()
@@ -190,22 +187,6 @@ def judge(phase: dict[str, Any], left_over: list[str], faults: int) -> list[Chec
         Check("answered after the deadline", str(late), "0", late == 0),
         Check("left over", "; ".join(left_over) or "nothing", "nothing", not left_over),
     ]
-
-
-def _kinds(gateway: Gateway, wanted: Sequence[str], progress: Progress) -> list[str]:
-    """Return the faults that the workers can have: a SIGUSR1 that is not handled would be another kill."""
-    can_hang = all(_catches(worker["pid"], signal.SIGUSR1) for worker in gateway.health())
-    if "hang" in wanted and not can_hang:
-        progress.say("WARNING: no worker hangs: they do not know AKIDB_CHAOS")
-    kinds = [kind for kind in wanted if kind != "hang" or can_hang]
-    if not kinds:
-        raise ChildError("there is no fault that the workers can have")
-    return kinds
-
-
-def _catches(pid: int, number: signal.Signals) -> bool:
-    caught = re.search(r"^SigCgt:\s*([0-9a-f]+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
-    return bool(caught and int(caught[1], 16) >> (number - 1) & 1)
 
 
 def _left_over(gateway: Gateway, baseline: Footprint) -> list[str]:

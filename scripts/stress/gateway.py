@@ -8,13 +8,14 @@ import signal
 import time
 import urllib.error
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 from bench.processes import Child, ChildError, fetch, free_port, tree
 from bench.systems import GATEWAY
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from types import TracebackType
 
 PATH = "/api/v1/embed"
@@ -97,11 +98,10 @@ class Gateway:
 
     def footprint(self) -> Footprint:
         """Count what must not grow."""
-        process = Path(f"/proc/{self._child.pid}")
-        threads = re.search(r"^Threads:\s*(\d+)", (process / "status").read_text(), re.MULTILINE)
+        process = psutil.Process(self._child.pid)
         return Footprint(
-            descriptors=len(list((process / "fd").iterdir())),
-            threads=int(threads[1]) if threads else 0,
+            descriptors=process.num_fds(),
+            threads=process.num_threads(),
             children=len(tree(self._child.pid)) - 1,
             in_flight=sum(worker["in_flight"] for worker in self.health()),
         )

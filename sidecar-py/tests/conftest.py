@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from akidb_sidecar._engine import Pooling
 
 TESTS = Path(__file__).parent
+SCRIPTS = TESTS.parent.parent / "scripts"
 GOLDEN_FRAMES = TESTS.parent.parent / "protocol" / "vectors"
 WAIT_SECONDS = 30.0
 """How long a test waits for what must come; a worker that hangs fails its test after it."""
@@ -209,7 +210,7 @@ def memory_growth(model: Path, longest: int, most_texts: int, batches: int, **en
     arguments = map(str, (TESTS / "memory_child.py", model, longest, most_texts, batches))
     done = subprocess.run(
         [sys.executable, *arguments],
-        env={**os.environ, **environment},
+        env={**os.environ, "PYTHONPATH": str(SCRIPTS), **environment},
         check=True,
         stdout=subprocess.PIPE,
         text=True,

@@ -6,10 +6,11 @@ Prints the largest resident memory, in bytes, after the first fifth of the batch
 from __future__ import annotations
 
 import random
-import resource
 import sys
 from array import array
 from pathlib import Path
+
+from bench.processes import peak_bytes
 
 from akidb_sidecar import _mlx_engine
 from akidb_sidecar._engine import Batch
@@ -28,8 +29,7 @@ def main() -> None:
     def vary(batches: int) -> int:
         for _ in range(batches):
             embed([generator.randint(1, LONGEST) for _ in range(generator.randint(1, MOST_TEXTS))])
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
+        return peak_bytes()
 
     embed([LONGEST] * MOST_TEXTS)
     print(vary(BATCHES // 5), vary(BATCHES * 4 // 5))  # noqa: T201 - the answer
