@@ -228,7 +228,10 @@ impl Check {
                 30 * MILLISECOND,
                 HOUR,
             ),
-            progress_timeout: self.time("--progress-timeout", &flags.progress_timeout, hundredth, HOUR),
+            progress_timeout: match flags.progress_timeout.trim() {
+                "auto" => None,
+                text => Some(self.time("--progress-timeout", text, hundredth, HOUR)),
+            },
             stall_timeout: self.time("--stall-timeout", &flags.stall_timeout, hundredth, HOUR),
             backoff_first: self.time("--backoff-first", &flags.backoff_first, MILLISECOND, HOUR),
             backoff_longest: self.time("--backoff-longest", &flags.backoff_longest, MILLISECOND, HOUR),

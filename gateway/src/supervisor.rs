@@ -53,6 +53,11 @@ use slot::Slot;
 /// Signs of life that a worker gives within the time that it may be silent.
 const HEARTBEATS_PER_TIMEOUT: u32 = 3;
 
+/// Longest time without progress, unless it is configured.
+const CPU_PROGRESS_TIMEOUT: Duration = Duration::from_secs(3);
+/// The same on a GPU, which another program may hold meanwhile, and of which no step between two batches is seen.
+const GPU_PROGRESS_TIMEOUT: Duration = Duration::from_secs(15);
+
 /// How workers are started and watched.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -64,8 +69,9 @@ pub struct Config {
     pub start_heartbeat_timeout: Duration,
     /// Silence of a ready worker after which it is killed.
     pub heartbeat_timeout: Duration,
-    /// Time without progress of a batch after which its worker is killed, at least; more for a large batch.
-    pub progress_timeout: Duration,
+    /// Time without progress of a batch after which its worker is killed, at least; more for a large batch. `None` goes by
+    /// the worker's device.
+    pub progress_timeout: Option<Duration>,
     /// Time without a byte inside a frame after which its worker is killed.
     pub stall_timeout: Duration,
     /// Wait before the second restart in a row; the first is at once.
@@ -93,7 +99,7 @@ impl Default for Config {
             start_timeout: Duration::from_secs(120),
             start_heartbeat_timeout: Duration::from_secs(20),
             heartbeat_timeout: Duration::from_secs(3),
-            progress_timeout: Duration::from_secs(3),
+            progress_timeout: None,
             stall_timeout: Duration::from_secs(1),
             backoff_first: Duration::from_millis(250),
             backoff_longest: Duration::from_secs(30),
@@ -111,6 +117,15 @@ impl Config {
     /// How often a worker gives a sign of life.
     pub(crate) fn heartbeat_interval(&self) -> Duration {
         self.heartbeat_timeout.min(self.start_heartbeat_timeout) / HEARTBEATS_PER_TIMEOUT
+    }
+
+    /// How long a batch may make no progress, at least, on the device that a worker names.
+    fn progress_timeout(&self, device: &str) -> Duration {
+        self.progress_timeout.unwrap_or(if device == "gpu" {
+            GPU_PROGRESS_TIMEOUT
+        } else {
+            CPU_PROGRESS_TIMEOUT
+        })
     }
 }
 

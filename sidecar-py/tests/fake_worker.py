@@ -14,7 +14,8 @@ child that outlives the worker a little), ``shorter`` (by so many tokens the lon
 was told to be), ``hello_delay`` (seconds before ``hello``), ``hold_gil`` (seconds after ``hello`` in which
 no heartbeat has a turn).
 
-At a batch (``only_worker`` limits them to one worker's id; ``times`` counts how often, over all workers):
+At a batch (``only_worker`` limits them to one worker's id, ``only_pid`` to one process; ``times`` counts how
+often, over all workers; ``at_warm_up``, an object of keys, says what else holds for the warm-up text):
 ``delay`` (seconds a batch), ``delay_per_token`` (seconds), ``cores`` (number: a batch that is given fewer
 threads takes longer in proportion), ``progress`` (true: heartbeats say that the
 batch gets on meanwhile), ``exit`` (code, once begun), ``signal`` (number, sent to itself once begun),
@@ -49,7 +50,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "src"))
 
-from akidb_sidecar import __main__, _protocol
+from akidb_sidecar import __main__, _protocol, _worker
 from akidb_sidecar._connection import SOCKET, Connection
 
 
@@ -73,12 +74,16 @@ class Misbehaviour:
     def at_start(self) -> dict[str, Any]:
         return self._read()
 
-    def at_batch(self) -> dict[str, Any]:
+    def at_batch(self, token_ids: array[int]) -> dict[str, Any]:
         """Return what to do now, and count it down where it is to happen some ``times`` only."""
         wanted = self._read()
         wanted |= wanted.get("workers", {}).get(str(self._worker_id), {})
         if wanted.get("only_worker", self._worker_id) != self._worker_id:
             return {}
+        if wanted.get("only_pid", os.getpid()) != os.getpid():
+            return {}
+        if set(token_ids) == {_worker.LOWEST_WARM_UP_TOKEN}:
+            wanted |= wanted.get("at_warm_up", {})
         return self._count_down() if "times" in wanted else wanted
 
     def _read(self) -> dict[str, Any]:
@@ -171,7 +176,7 @@ def serve(connection: Connection, misbehaviour: Misbehaviour, told: Told) -> int
     while True:
         message = connection.read()
         assert isinstance(message, _protocol.Embed)
-        now = misbehaviour.at_batch()
+        now = misbehaviour.at_batch(array("I", message.token_ids))
         if now.get("before_begun"):
             misbehave_before_answer(connection, now, message)
         connection.write(_protocol.Begun(batch_id=message.batch_id))

@@ -32,14 +32,15 @@ pub struct FaultFlags {
     )]
     pub heartbeat_timeout: String,
 
-    /// How long a batch may make no progress before its worker is killed, 10ms to 1h
+    /// How long a batch may make no progress before its worker is killed, 10ms to 1h, or `auto`
     ///
-    /// A batch always has ten times what a batch of its tokens took lately.
+    /// `auto` is 3s for a worker that computes on a CPU, and 15s for one on a GPU, which another program may hold
+    /// meanwhile. A time holds for both. A batch always has ten times what a batch of its tokens took lately.
     #[arg(
         long,
         env = "AKIDB_PROGRESS_TIMEOUT",
-        value_name = "TIME",
-        default_value = "3s",
+        value_name = "TIME|auto",
+        default_value = "auto",
         hide_short_help = true
     )]
     pub progress_timeout: String,

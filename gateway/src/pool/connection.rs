@@ -5,17 +5,23 @@
 //! that is the first frame that it was sent.
 //!
 //! Time is counted in ticks, so that the time in which the gateway itself was suspended does not count.
+//!
+//! * `end`: how a connection ends.
+//! * `failure`: texts that raise an error, and the question whether the worker can still compute any.
+//! * `in_flight`: what a worker holds.
 
 mod end;
+mod failure;
+mod in_flight;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use akidb_protocol::{
-    DEVICE_LOST, Embed, Failed, GatewayCodec, GatewayMessage, ProtocolError, Vectors, WorkerMessage,
+    DEVICE_LOST, Embed, GatewayCodec, GatewayMessage, ProtocolError, Vectors, WorkerMessage,
 };
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use futures_util::{FutureExt, StreamExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedReadHalf;
@@ -25,11 +31,12 @@ use tokio_util::codec::{Encoder, Framed, FramedParts, FramedRead};
 use tokio_util::sync::CancellationToken;
 
 use super::writer::Writer;
-use super::{Assignment, Membership, Pool, Seat, Start};
+use super::{Assignment, Manner, Membership, Pool, Seat};
 use crate::error::EmbedError;
 use crate::job::{Doubt, Job};
 use crate::metrics::RestartReason;
 pub(crate) use end::{End, ProtocolFault};
+use in_flight::{InFlight, Work};
 
 /// Times that the shortest of the time-outs is looked at before it is over.
 const TICKS_PER_TIMEOUT: u32 = 4;
@@ -39,8 +46,6 @@ const DOUBT: f64 = 0.5;
 const SLOWEST: u32 = 10;
 /// ...but no more than this many times the least progress deadline.
 const LONGEST_PATIENCE: u32 = 20;
-/// Failed batches in a row after which a worker is replaced.
-const MOST_FAILURES: u32 = 3;
 /// Batches in a row without one vector that can be right, after which a worker is replaced.
 const MOST_BAD_BATCHES: u32 = 10;
 /// Squared lengths of a vector that can be right.
@@ -53,6 +58,8 @@ pub(crate) struct Settings {
     pub(crate) worker: usize,
     /// Length of every vector.
     pub(crate) dimension: usize,
+    /// Length of the longest text, in tokens.
+    pub(crate) max_tokens: usize,
     /// Silence after which the worker is given up.
     pub(crate) heartbeat_timeout: Duration,
     /// Time without progress after which the worker is given up, at least; more for a large batch.
@@ -61,24 +68,6 @@ pub(crate) struct Settings {
     pub(crate) stall_timeout: Duration,
     /// Batches after which the worker is replaced.
     pub(crate) max_batches: Option<u64>,
-}
-
-/// A batch at the worker.
-struct InFlight {
-    batch_id: u64,
-    sent: Instant,
-    begun: Option<Instant>,
-    /// Ticks since it was begun.
-    busy: u32,
-    /// What was the case then; `None` when the worker had no seat any more.
-    start: Option<Start>,
-    assignment: Assignment,
-}
-
-impl InFlight {
-    fn tokens(&self) -> usize {
-        self.assignment.jobs.iter().map(|job| job.token_ids.len()).sum()
-    }
 }
 
 /// What ended, and how much was done.
@@ -107,7 +96,6 @@ pub(crate) async fn run(
     let (read_half, write_half) = parts.io.into_split();
     let mut frames = FramedRead::new(read_half, parts.codec);
     *frames.read_buffer_mut() = parts.read_buf;
-    let writer = Writer::start(write_half);
     let shortest = settings.heartbeat_timeout.min(settings.progress_timeout).min(settings.stall_timeout);
     let mut check = tokio::time::interval((shortest / TICKS_PER_TIMEOUT).max(Duration::from_millis(1)));
     check.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -116,7 +104,9 @@ pub(crate) async fn run(
         pool: seat.pool(),
         seat: Some(seat),
         settings,
+        writer: Writer::start(write_half),
         in_flight: VecDeque::new(),
+        failed_alone: Vec::new(),
         next_batch_id: 1,
         batches_answered: 0,
         answered: None,
@@ -143,7 +133,7 @@ pub(crate) async fn run(
                     unsent = Some(assignment);
                     break end;
                 }
-                writer.write(connection.send(assignment));
+                connection.send(assignment);
             }
             _ = check.tick() => {
                 if let Some(end) = connection.look(&frames) {
@@ -189,7 +179,10 @@ struct Connection {
     pool: Pool,
     /// `None` once it is relieved.
     seat: Option<Seat>,
+    writer: Writer,
     in_flight: VecDeque<InFlight>,
+    /// Texts that raised an error, each alone. While there are any, the warm-up text is in flight.
+    failed_alone: Vec<Assignment>,
     next_batch_id: u64,
     batches_answered: u64,
     /// When the last batch was.
@@ -199,14 +192,20 @@ struct Connection {
 }
 
 impl Connection {
-    /// Notes a batch as in flight and returns its frame.
-    fn send(&mut self, assignment: Assignment) -> Bytes {
+    /// Sends a batch of texts.
+    fn send(&mut self, assignment: Assignment) {
         let batch_id = self.next_batch_id;
-        self.next_batch_id += 1;
         let pooling =
             assignment.jobs.first().map(|job| job.pooling).expect("a batch has a job: this is a bug");
         let texts = assignment.jobs.iter().map(|job| job.token_ids.as_slice());
         let embed = Embed::new(batch_id, pooling, assignment.threads, texts);
+        self.send_work(embed, Work::Texts(assignment));
+    }
+
+    /// Sends a frame with the next batch id, and notes its batch as in flight.
+    fn send_work(&mut self, embed: Embed, work: Work) {
+        let batch_id = self.next_batch_id;
+        self.next_batch_id += 1;
         let mut frame = BytesMut::new();
         GatewayCodec::default()
             .encode(GatewayMessage::Embed(embed), &mut frame)
@@ -220,9 +219,9 @@ impl Connection {
             begun: None,
             busy: 0,
             start: None,
-            assignment,
+            work,
         });
-        frame.freeze()
+        self.writer.write(frame.freeze());
     }
 
     /// Takes what the worker sent; returns how the connection ends, if it does.
@@ -241,7 +240,7 @@ impl Connection {
             Some(Ok(WorkerMessage::Fatal(fatal))) if fatal.code == DEVICE_LOST => {
                 Some(End::DeviceLost(fatal.message))
             }
-            Some(Ok(message)) => self.receive(message).err().map(End::Protocol),
+            Some(Ok(message)) => self.receive(message).err(),
         }
     }
 
@@ -256,7 +255,7 @@ impl Connection {
         None
     }
 
-    fn receive(&mut self, message: WorkerMessage) -> Result<(), ProtocolFault> {
+    fn receive(&mut self, message: WorkerMessage) -> Result<(), End> {
         self.watch.silent = 0;
         match message {
             WorkerMessage::Heartbeat(heartbeat) => {
@@ -269,15 +268,16 @@ impl Connection {
                 let batch = self.in_flight.iter_mut().find(|batch| batch.batch_id == begun.batch_id);
                 let batch = batch.ok_or(ProtocolFault::UnknownBatch(begun.batch_id))?;
                 batch.begun = Some(Instant::now());
-                batch.start =
-                    self.seat.as_ref().map(|seat| self.pool.batch_begins(seat.number(), batch.tokens()));
+                if let (Some(seat), Work::Texts(_)) = (&self.seat, &batch.work) {
+                    batch.start = Some(self.pool.batch_begins(seat.number(), batch.work.tokens()));
+                }
                 self.watch.idle = 0;
             }
             WorkerMessage::Vectors(vectors) => self.deliver(&vectors)?,
             WorkerMessage::Failed(failed) => self.fail(&failed)?,
-            WorkerMessage::Hello(_) => return Err(ProtocolFault::Unexpected("hello")),
-            WorkerMessage::Ready(_) => return Err(ProtocolFault::Unexpected("ready")),
-            WorkerMessage::Fatal(_) => return Err(ProtocolFault::Unexpected("fatal")),
+            WorkerMessage::Hello(_) => return Err(ProtocolFault::Unexpected("hello").into()),
+            WorkerMessage::Ready(_) => return Err(ProtocolFault::Unexpected("ready").into()),
+            WorkerMessage::Fatal(_) => return Err(ProtocolFault::Unexpected("fatal").into()),
         }
         Ok(())
     }
@@ -305,7 +305,7 @@ impl Connection {
         if let Some(batch) = self.in_flight.front() {
             self.watch.idle += 1;
             let idle = self.watch.at_least(self.watch.idle);
-            let progress_timeout = self.progress_timeout(batch.tokens());
+            let progress_timeout = self.progress_timeout(batch.work.tokens());
             if idle > progress_timeout {
                 return Some(End::NoProgress(progress_timeout));
             }
@@ -334,17 +334,20 @@ impl Connection {
     }
 
     /// Gives every job its vector.
-    fn deliver(&mut self, message: &Vectors) -> Result<(), ProtocolFault> {
+    fn deliver(&mut self, message: &Vectors) -> Result<(), End> {
         let expected_dimension = self.settings.dimension;
         let Vectors { batch_id, count, dimension, compute_seconds, ref vectors } = *message;
         let batch = self.in_flight.iter().find(|batch| batch.batch_id == batch_id);
-        let expected_count = batch.ok_or(ProtocolFault::UnknownBatch(batch_id))?.assignment.jobs.len();
+        let expected_count = batch.ok_or(ProtocolFault::UnknownBatch(batch_id))?.work.texts();
         if count as usize != expected_count || dimension as usize != expected_dimension {
-            return Err(ProtocolFault::WrongShape { count, dimension, expected_count, expected_dimension });
+            let fault = ProtocolFault::WrongShape { count, dimension, expected_count, expected_dimension };
+            return Err(fault.into());
         }
         let batch = self.take(batch_id)?;
         self.measure(&batch, compute_seconds);
-        let Assignment { jobs, permit, .. } = batch.assignment;
+        let Some(Assignment { jobs, permit, .. }) = batch.work.assignment() else {
+            return self.warmed_up(vectors);
+        };
         drop(permit);
         self.batches_answered += 1;
         self.failures_in_a_row = 0;
@@ -367,6 +370,9 @@ impl Connection {
                 unusable.push(job);
             }
         }
+        if any_usable {
+            self.computes();
+        }
         self.bad_batches_in_a_row = if any_usable { 0 } else { self.bad_batches_in_a_row + 1 };
         self.doubt(unusable);
         Ok(())
@@ -376,44 +382,17 @@ impl Connection {
     /// what passes between two batches is lost, too. While the gateway does not get the processor, a batch may seem to take no
     /// time at all: it took no less than the worker says.
     fn measure(&mut self, batch: &InFlight, compute_seconds: f64) {
-        self.pool.batch_was_away(batch.sent.elapsed(), compute_seconds);
+        if matches!(batch.work, Work::Texts(_)) {
+            self.pool.batch_was_away(batch.sent.elapsed(), compute_seconds);
+        }
         if let (Some(seat), Some(begun), Some(start)) = (&self.seat, batch.begun, batch.start) {
             let free = self.answered.map_or(batch.sent, |answered| answered.max(batch.sent));
             let seen = begun.elapsed().min(self.watch.tick * (batch.busy + 1))
                 + begun.saturating_duration_since(free).min(self.watch.tick);
             let said = Duration::try_from_secs_f64(compute_seconds).unwrap_or_default();
-            self.pool.batch_took(seat.number(), batch.tokens(), seen.max(said), start);
+            self.pool.batch_took(seat.number(), batch.work.tokens(), seen.max(said), start);
         }
         self.answered = Some(Instant::now());
-    }
-
-    /// The model raised an error: the texts of the batch run again one by one, so that only the culprit fails.
-    fn fail(&mut self, failed: &Failed) -> Result<(), ProtocolFault> {
-        let Assignment { mut jobs, permit, .. } = self.take(failed.batch_id)?.assignment;
-        drop(permit);
-        tracing::warn!(
-            worker = self.settings.worker,
-            code = failed.code,
-            reason = failed.message,
-            texts = jobs.len(),
-            "batch failed"
-        );
-        if failed.code == "bad_output" {
-            self.bad_batches_in_a_row += 1;
-            self.doubt(jobs);
-            return Ok(());
-        }
-        self.failures_in_a_row += 1;
-        if self.failures_in_a_row >= MOST_FAILURES {
-            self.ask_for_a_successor(RestartReason::Failures);
-        }
-        if jobs.len() > 1 {
-            self.pool.rerun_singly(jobs);
-        } else if let Some(job) = jobs.pop() {
-            let index = job.index();
-            job.answer(Err(EmbedError::InferenceFailed { index }));
-        }
-        Ok(())
     }
 
     /// Runs texts again whose vectors cannot be right, once.
@@ -449,19 +428,23 @@ impl Connection {
         mut assignments: mpsc::UnboundedReceiver<Assignment>,
     ) -> Outcome {
         assignments.close();
-        let in_flight = self.in_flight.len() + usize::from(unsent.is_some()) + assignments.len();
+        let held = self.in_flight.len() + self.failed_alone.len();
+        let in_flight = held + usize::from(unsent.is_some()) + assignments.len();
         let (mut computing, mut not_begun): (VecDeque<_>, VecDeque<_>) =
             self.in_flight.into_iter().partition(|batch| batch.begun.is_some());
         if computing.is_empty() {
             computing.extend(not_begun.pop_front());
         }
-        let mut waiting: Vec<Assignment> = not_begun.into_iter().map(|batch| batch.assignment).collect();
+        let mut waiting: Vec<_> = not_begun.into_iter().filter_map(|batch| batch.work.assignment()).collect();
         waiting.extend(unsent);
         while let Ok(assignment) = assignments.try_recv() {
             waiting.push(assignment);
         }
+        // What ended the worker after they had failed was not their doing.
+        self.pool.settle(failure::jobs(self.failed_alone), Manner::OtherHand);
         self.pool.take_back(waiting);
-        let computing = computing.into_iter().flat_map(|batch| batch.assignment.jobs).collect();
+        let computing = computing.into_iter().filter_map(|batch| batch.work.assignment());
+        let computing = computing.flat_map(|assignment| assignment.jobs).collect();
         Outcome { end, batches_answered: self.batches_answered, in_flight, computing }
     }
 }

@@ -37,6 +37,8 @@ pub(super) enum Loss {
     Silent(Duration),
     #[error("its batch made no progress for {0:?}")]
     NoProgress(Duration),
+    #[error("it fails its warm-up text, too")]
+    FailsWarmUp,
     #[error("{0}")]
     Fatal(String),
     #[error("its device is lost: {0}")]
@@ -243,13 +245,15 @@ pub(super) async fn serve(
     membership: Membership,
     relieve: CancellationToken,
 ) -> Death {
-    let Starting { process, socket, started, generation, oom_kills } = started.starting;
     let config = &shared.config;
+    let progress_timeout = config.progress_timeout(&started.ready.device);
+    let Starting { process, socket, started, generation, oom_kills } = started.starting;
     let settings = connection::Settings {
         worker: id,
         dimension: shared.dimension,
+        max_tokens: shared.max_tokens,
         heartbeat_timeout: config.heartbeat_timeout,
-        progress_timeout: config.progress_timeout,
+        progress_timeout,
         stall_timeout: config.stall_timeout,
         max_batches: config.max_batches,
     };
@@ -263,6 +267,7 @@ pub(super) async fn serve(
         }
         End::Silent(silence) => Loss::Silent(silence),
         End::NoProgress(time) => Loss::NoProgress(time),
+        End::FailsWarmUp => Loss::FailsWarmUp,
         End::DeviceLost(message) => Loss::DeviceLost(printable::line(&message).into_owned()),
         End::Relieved => Loss::Relieved,
         End::Stopped => Loss::Stopped,
@@ -320,6 +325,7 @@ impl Burial {
             Loss::Protocol(_) => RestartReason::ProtocolError,
             Loss::Silent(_) => RestartReason::Heartbeat,
             Loss::NoProgress(_) => RestartReason::Progress,
+            Loss::FailsWarmUp => RestartReason::Failures,
             Loss::DeviceLost(_) => RestartReason::DeviceLost,
             _ if signal.is_some() => RestartReason::Signal,
             _ => RestartReason::Exit,

@@ -4,6 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod failing_workers;
 mod fault_corners;
 mod fault_rows;
 mod fault_rows_life;

@@ -15,12 +15,20 @@ pub(crate) enum End {
     Silent(Duration),
     /// A batch made no progress for this long.
     NoProgress(Duration),
+    /// The worker raised an error at its warm-up text, or gave no usable vector for it, after a text had failed.
+    FailsWarmUp,
     /// A successor took over, and the last batch is answered.
     Relieved,
     /// The worker said that its device is lost.
     DeviceLost(String),
     /// The gateway stops.
     Stopped,
+}
+
+impl From<ProtocolFault> for End {
+    fn from(fault: ProtocolFault) -> Self {
+        Self::Protocol(fault)
+    }
 }
 
 /// What was wrong with a frame.
