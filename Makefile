@@ -15,10 +15,10 @@ UV_SYNC := cd sidecar-py && UV_PYTHON_DOWNLOADS=never UV_SYSTEM_CERTS=true ../$(
 IN_VENV := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev build run test lint lint-rust lint-python audit test-rust test-python guard fuzz doctor bench chaos overload qwen3 golden clean
+.PHONY: help setup setup-dev build run test lint lint-rust lint-python audit test-rust test-python guard check-platforms fuzz doctor bench chaos overload qwen3 golden clean
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 $(UV): scripts/uv-requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "error: $(PYTHON) is older than 3.10; name another one: make PYTHON=/path/to/python3 ..."; exit 1; }
@@ -73,6 +73,9 @@ test-python: setup-dev
 
 guard: setup-dev ## Count the instructions of the inner loops; more than committed fails
 	scripts/instructions
+
+check-platforms: setup-dev ## Check from here what runs on macOS and on Linux on ARM: clippy, C sources, Python's types
+	@PYTHONPATH=scripts $(VENV)/bin/python -m platforms.check
 
 fuzz: setup-dev ## Feed arbitrary input to the decoders, FUZZ_SECONDS (600) each; needs a C++ compiler
 	scripts/fuzz
