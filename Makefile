@@ -69,7 +69,9 @@ test-rust: setup-dev
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --locked --no-deps --quiet
 
 test-python: setup-dev
-	cd sidecar-py && .venv/bin/pytest
+	cd sidecar-py && .venv/bin/pytest --cpu
+	@echo "==> Once more what means any device: on a GPU, or with its branches computed by the CPU"
+	cd sidecar-py && .venv/bin/pytest --gpu-branches -m device
 
 guard: setup-dev ## Count the instructions of the inner loops; more than committed fails
 	scripts/instructions

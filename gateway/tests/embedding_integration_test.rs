@@ -47,7 +47,8 @@ async fn embed_concurrently(manager: &Arc<EmbeddingManager>, requests: usize) {
     assert_eq!(vectors.len(), requests);
     for (request, (vector, expected)) in vectors.iter().zip(&alone).enumerate() {
         assert_eq!(vector.len(), manager.model_info().dimension);
-        assert!(support::cosine(vector, expected) > 0.99999, "request {request} got another vector");
+        // As near as a batch and single texts are on every device.
+        assert!(support::cosine(vector, expected) > 0.9999, "request {request} got another vector");
     }
 }
 

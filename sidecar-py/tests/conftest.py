@@ -41,7 +41,12 @@ BINARY_FIELDS = ("lengths", "token_ids", "vectors")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option that has the GPU's branches tested on a CPU."""
+    """Add the options that choose what the models take for their device, in the process of the tests."""
+    parser.addoption(
+        "--cpu",
+        action="store_true",
+        help="have MLX compute on the CPU where it would take a GPU; without this, a Mac tests its GPU",
+    )
     parser.addoption(
         "--gpu-branches",
         action="store_true",
@@ -51,7 +56,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Say that the device is a GPU before any model is imported, which looks once."""
+    """Choose the device before any model is imported, which looks once."""
+    if config.getoption("--cpu"):
+        from akidb_sidecar import _device  # noqa: PLC0415 - brings MLX with its BLAS
+
+        _device.choose("cpu")
     if config.getoption("--gpu-branches"):
         from akidb_sidecar import _blas  # noqa: PLC0415
 
@@ -265,6 +274,15 @@ def golden_texts() -> list[GoldenText]:
     assert len(texts) >= 32
     assert all(1 < len(text.token_ids) < 40 for text in texts)
     return texts
+
+
+@pytest.fixture(scope="session")
+def cpu_computes() -> None:
+    """Skip where a GPU does: what is chosen on a CPU cannot be tested then."""
+    from akidb_sidecar import _device  # noqa: PLC0415 - brings MLX, which not every test needs
+
+    if _device.chosen() == "gpu":
+        pytest.skip("a GPU computes; `pytest --cpu` tests this")
 
 
 @pytest.fixture(scope="session")

@@ -12,8 +12,12 @@ from pathlib import Path
 
 from bench.processes import peak_bytes
 
-from akidb_sidecar import _mlx_engine
-from akidb_sidecar._engine import Batch
+from akidb_sidecar import _device
+
+_device.choose("cpu")  # resident memory leaves out most of a GPU's
+
+from akidb_sidecar import _mlx_engine  # noqa: E402 - models ask for the device on import
+from akidb_sidecar._engine import Batch  # noqa: E402
 
 MODEL, (LONGEST, MOST_TEXTS, BATCHES) = Path(sys.argv[1]), map(int, sys.argv[2:])
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-pytestmark = pytest.mark.mlx
+pytestmark = [pytest.mark.mlx, pytest.mark.device]
 
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 GOLDEN_COSINE = 0.9999

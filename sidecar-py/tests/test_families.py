@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from conftest import TESTS, cosine
+from kernel_engines import in_kernels
 from tiny_families import (
     FAMILIES,
     IN_KERNELS,
@@ -37,15 +38,21 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.mlx
 
-ENGINES = [*((family, "chosen") for family in FAMILIES), *((family, "mlx") for family in IN_KERNELS)]
+ENGINES = [
+    *(pytest.param(family, "mlx", marks=pytest.mark.device) for family in FAMILIES),
+    *(pytest.param(family, "kernels") for family in IN_KERNELS),
+]
 
 
+@pytest.mark.device
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_kernels_compute_what_fits_them(family: str) -> None:
-    engine = engine_of(family, "chosen")
-    assert isinstance(engine, KernelEngine if family in IN_KERNELS else MlxEngine)
+def test_the_kernels_compute_what_fits_them_where_a_cpu_computes(family: str) -> None:
+    folder = TESTS / "golden" / family
+    engine = _mlx_engine.load(folder, LONGEST_TEXT[family])
+    on_cpu = engine.info.device == "cpu"
+    assert isinstance(engine, KernelEngine if on_cpu and family in IN_KERNELS else MlxEngine)
     assert engine.info.warnings == ()
-    assert engine.info.model_type == read_config(TESTS / "golden" / family)["model_type"]
+    assert engine.info.model_type == read_config(folder)["model_type"]
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
@@ -88,6 +95,7 @@ def test_the_longest_text_is_computed_and_a_longer_one_refused(family: str, kind
         embed(engine, [[5] * (longest + 1)])
 
 
+@pytest.mark.device
 @pytest.mark.parametrize("family", PREFIXES)
 def test_names_may_have_the_prefix_of_a_model_with_a_head(family: str, tmp_path: Path) -> None:
     tensors = {PREFIXES[family] + name: tensor for name, tensor in tensors_of(family).items()}
@@ -97,6 +105,7 @@ def test_names_may_have_the_prefix_of_a_model_with_a_head(family: str, tmp_path:
         assert cosine(vector, text.vectors["mean"]) >= SAME_COSINE
 
 
+@pytest.mark.device
 @pytest.mark.parametrize("dtype", [mx.float32, mx.float16, mx.bfloat16], ids=str)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_weights_of_any_floating_type_are_computed_in_the_type_of_the_device(
@@ -110,6 +119,7 @@ def test_weights_of_any_floating_type_are_computed_in_the_type_of_the_device(
         assert cosine(vector, text.vectors["mean"]) >= (0.999 if dtype == mx.bfloat16 else SAME_COSINE)
 
 
+@pytest.mark.device
 @pytest.mark.parametrize("name", ["roberta", "camembert"])
 def test_kin_of_xlm_roberta_are_computed_alike(name: str, tmp_path: Path) -> None:
     engine = _mlx_engine.load(copy("tiny-xlm-roberta", tmp_path, {"model_type": name}), 128)
@@ -119,13 +129,14 @@ def test_kin_of_xlm_roberta_are_computed_alike(name: str, tmp_path: Path) -> Non
     assert cosine(vector, text.vectors["mean"]) >= SAME_COSINE
 
 
+@pytest.mark.device
 def test_long_texts_are_computed_by_mlx_as_by_the_kernels(tmp_path: Path) -> None:
     longest = 1500
     tensors = tensors_of("tiny-xlm-roberta")
     positions = mx.random.normal((longest + 2, 64), key=mx.random.key(1)) * 0.5
     tensors["embeddings.position_embeddings.weight"] = positions
     folder = copy("tiny-xlm-roberta", tmp_path, {"max_position_embeddings": longest + 2}, tensors)
-    kernels, mlx = _mlx_engine.load(folder, longest), in_mlx(folder, longest)
+    kernels, mlx = in_kernels(folder, longest), in_mlx(folder, longest)
     texts = [[5 + (place * place) % 150 for place in range(length)] for length in (7, longest, 513, 560, 1)]
     before = mlx.steps_done()
     for ours, theirs in zip(embed(kernels, texts, "cls"), embed(mlx, texts, "cls"), strict=True):
@@ -133,6 +144,7 @@ def test_long_texts_are_computed_by_mlx_as_by_the_kernels(tmp_path: Path) -> Non
     assert mlx.steps_done() - before > read_config(folder)["num_hidden_layers"]
 
 
+@pytest.mark.device
 def test_padding_tokens_in_a_text_are_not_counted_as_places(tmp_path: Path) -> None:
     # As in transformers: every `<pad>` in a text has the same position, which is not counted.
     texts = [[0, 5, 1, 7, 1, 1, 9, 2], [1, 5, 2], [0, 5, 2, 1], [5, 7]]
@@ -149,10 +161,11 @@ def test_padding_tokens_in_a_text_are_not_counted_as_places(tmp_path: Path) -> N
         change = {"model_type": "bert", "max_position_embeddings": 128}
         bert = copy("tiny-xlm-roberta", tmp_path / str(index), change, tensors)
         (expected,) = embed(_mlx_engine.load(bert, 64), [text])
-        for engine in (_mlx_engine.load(roberta, 64), in_mlx(roberta, 64)):
+        for engine in (in_kernels(roberta, 64), in_mlx(roberta, 64)):
             assert cosine(embed(engine, texts)[index], expected) >= SAME_COSINE
 
 
+@pytest.mark.device
 def test_positions_begin_behind_the_padding_token(tmp_path: Path) -> None:
     engine = _mlx_engine.load(copy("tiny-xlm-roberta", tmp_path, {"pad_token_id": 9}), 128)
     embed(engine, [[5] * 120])

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 import pytest
+from kernel_engines import in_kernels
 
 from akidb_sidecar import _kernel_engine, _kernels, _mlx_engine, _prepare, configurations
 from akidb_sidecar._engine import Batch, Engine, Pooling
@@ -51,8 +52,7 @@ def model_path() -> Path:
 
 @pytest.fixture(scope="module")
 def kernel_engine(model_path: Path) -> KernelEngine:
-    engine = _mlx_engine.load(model_path, LONGEST)
-    assert isinstance(engine, KernelEngine)
+    engine = in_kernels(model_path, LONGEST)
     assert engine.info.warnings == ()
     return engine
 
@@ -263,6 +263,7 @@ def test_calls_from_several_threads_wait_for_one_another(kernel_engine: Engine) 
     assert [answers[number] for number in range(6)] == expected
 
 
+@pytest.mark.usefixtures("cpu_computes")
 def test_mlx_takes_over_with_a_warning_where_there_is_no_compiler(
     model_path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -273,6 +274,7 @@ def test_mlx_takes_over_with_a_warning_where_there_is_no_compiler(
     assert any("no C compiler" in warning for warning in engine.info.warnings)
 
 
+@pytest.mark.usefixtures("cpu_computes")
 def test_mlx_takes_over_with_a_warning_where_the_compiler_fails(
     model_path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -311,9 +313,10 @@ def test_kernels_compute_where_there_are_no_huge_pages(
     model_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mmap, "mmap", NoHugePages)
-    assert isinstance(_mlx_engine.load(model_path, LONGEST), KernelEngine)
+    in_kernels(model_path, LONGEST)
 
 
+@pytest.mark.usefixtures("cpu_computes")
 @pytest.mark.parametrize("error", [PermissionError(errno.EPERM, "no"), RuntimeError("no")])
 def test_mlx_takes_over_with_a_warning_where_the_kernels_cannot_be_loaded(
     model_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception

@@ -13,7 +13,7 @@ from akidb_sidecar.models._windowed_attention import WindowedAttention, mix_fuse
 
 import mlx.core as mx  # isort: skip - after the engine, which brings its BLAS
 
-pytestmark = pytest.mark.mlx
+pytestmark = [pytest.mark.mlx, pytest.mark.device]
 
 HEADS, SIZE = 3, 8
 

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.mlx
 
 
-def command(model_path: Path) -> tuple[str, ...]:
-    return ("-m", "akidb_sidecar", "worker", "--model-path", str(model_path), "--max-tokens", "256")
+def command(model_path: Path, device: str = "cpu") -> tuple[str, ...]:
+    flags = ("--model-path", str(model_path), "--max-tokens", "256", "--device", device)
+    return ("-m", "akidb_sidecar", "worker", *flags)
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def test_worker_says_hello_and_ready(worker: Child) -> None:
     assert worker.expect(_protocol.Hello).pid == worker.process.pid
     ready = worker.expect(_protocol.Ready)
     assert (ready.model_type, ready.dimension, ready.max_tokens) == ("bert", 384, 256)
-    assert ready.dtype == "float32"
+    assert (ready.device, ready.dtype) == ("cpu", "float32")
     assert ready.blas not in ("", "reference")
     assert ready.warnings == []
     assert ready.warm_up_tokens > 0
@@ -54,6 +55,16 @@ def test_worker_gives_golden_vectors(worker: Child, golden_texts: list[GoldenTex
     vectors = rows(worker.embed(*(text.token_ids for text in batch), threads=1), len(batch))
     for text, vector in zip(batch, vectors, strict=True):
         assert cosine(vector, text.vector) >= 0.9999
+
+
+def test_worker_gives_golden_vectors_on_the_device_that_it_chooses(
+    start: Callable[..., Child], minilm_path: Path, golden_texts: list[GoldenText]
+) -> None:
+    worker = start(*command(minilm_path, "auto"))
+    ready = worker.ready()
+    assert (ready.device, ready.dtype) in (("cpu", "float32"), ("gpu", "float16"))
+    for text in golden_texts[:8]:
+        assert cosine(worker.embed(text.token_ids), text.vector) >= 0.9999
 
 
 def test_worker_refuses_a_bad_batch_and_goes_on(worker: Child, golden_texts: list[GoldenText]) -> None:

@@ -9,8 +9,9 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, get_args
 
 from conftest import TESTS, pack, rows
+from kernel_engines import in_kernels
 
-from akidb_sidecar import _mlx_engine, configurations
+from akidb_sidecar import configurations
 from akidb_sidecar._engine import Batch, Engine, Pooling
 from akidb_sidecar._mlx_engine import MlxEngine
 from akidb_sidecar._weights import Weights
@@ -46,10 +47,10 @@ def golden(family: str) -> list[Text]:
 
 @cache
 def engine_of(family: str, kind: str) -> Engine:
-    """Return what computes the family by itself, or MLX; no engine keeps state between batches."""
+    """Return the kernels or MLX with the family; no engine keeps state between batches."""
     folder = TESTS / "golden" / family
-    if kind == "chosen":
-        return _mlx_engine.load(folder, LONGEST_TEXT[family])
+    if kind == "kernels":
+        return in_kernels(folder, LONGEST_TEXT[family])
     return in_mlx(folder, LONGEST_TEXT[family])
 
 
