@@ -15,7 +15,7 @@ UV_SYNC := cd sidecar-py && UV_PYTHON_DOWNLOADS=never UV_SYSTEM_CERTS=true ../$(
 IN_VENV := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev build run test lint lint-rust lint-python audit test-rust test-python guard check-platforms fuzz doctor bench chaos overload qwen3 golden clean
+.PHONY: help setup setup-dev build run test lint lint-rust lint-python audit test-rust test-python guard check-platforms precision fuzz doctor bench chaos overload qwen3 golden clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -78,6 +78,9 @@ guard: setup-dev ## Count the instructions of the inner loops; more than committ
 
 check-platforms: setup-dev ## Check from here what runs on macOS and on Linux on ARM: clippy, C sources, Python's types
 	@PYTHONPATH=scripts $(VENV)/bin/python -m platforms.check
+
+precision: setup-dev ## Print how exact vectors are in each type in which a GPU may compute, on it or with its branches on a CPU
+	@PYTHONPATH=scripts $(VENV)/bin/python -m precision
 
 fuzz: setup-dev ## Feed arbitrary input to the decoders, FUZZ_SECONDS (600) each; needs a C++ compiler
 	scripts/fuzz

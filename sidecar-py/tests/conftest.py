@@ -24,7 +24,7 @@ from akidb_sidecar import _prepare, _protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from akidb_sidecar._engine import Pooling
+    from akidb_sidecar._engine import Engine, Pooling
 
 TESTS = Path(__file__).parent
 SCRIPTS = TESTS.parent.parent / "scripts"
@@ -69,6 +69,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
         gpu = mx.Device(mx.gpu)
         mx.default_device = lambda: gpu
+        mx.disable_compile()  # on a CPU it would run a C++ compiler; what it fuses is computed one by one
 
 
 class Child:
@@ -212,6 +213,11 @@ def cosine(left: Sequence[float], right: Sequence[float]) -> float:
     assert len(left) == len(right)
     product = math.fsum(a * b for a, b in zip(left, right, strict=True))
     return product / (math.hypot(*left) * math.hypot(*right))
+
+
+def same_cosine(engine: Engine) -> float:
+    """Return the least cosine of vectors that should be one, in the type in which an engine computes."""
+    return {"float32": 0.99999, "float16": 0.9999, "bfloat16": 0.99}[engine.info.dtype]
 
 
 def memory_growth(model: Path, longest: int, most_texts: int, batches: int, **environment: str) -> int:

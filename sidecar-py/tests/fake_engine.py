@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """The real worker loop around an engine that takes orders: ``fake_engine.py LOG LOAD``.
 
-``LOAD`` says how the engine loads: ``at_once``, ``wait`` (until the file ``LOG.go`` is there),
-``missing`` (:class:`ModelError`), ``damaged`` (its warm-up fails with :class:`OutputError`),
-``lost_in_warm_up``, or by a name in :data:`ERRORS`. What reaches the engine is appended to ``LOG``, one JSON
-object a line. A text of one of the token ids below makes the engine do something else than give its vector,
-which is the sum of the text's token ids and their number.
+``LOAD`` says how the engine loads: ``at_once``, ``wait`` (until the file ``LOG.go`` is there), ``missing``
+(:class:`ModelError`), ``damaged`` (its warm-up fails with :class:`OutputError`), ``gpu`` (one that takes
+another type in its warm-up), ``lost_in_warm_up``, or by a name in :data:`ERRORS`. What reaches the engine is
+appended to ``LOG``, one JSON object a line. A text of one of the token ids below makes the engine do
+something else than give its vector, which is the sum of the text's token ids and their number.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import os
 import sys
 import time
 from array import array
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ class FakeEngine:
     """Computes sums."""
 
     def __init__(self, log: Path, load: str) -> None:
-        self.info = INFO
+        self.info = replace(INFO, device="gpu", dtype="float16") if load == "gpu" else INFO
         self._log = log
         self._damaged = load == "damaged"
         self._lost = load == "lost_in_warm_up"
@@ -77,6 +78,8 @@ class FakeEngine:
             numbers.extend((sum(token_ids[start : start + length]), length))
             start += length
         self._batches_done += 1
+        if self.info.device == "gpu":
+            self.info = replace(self.info, dtype="float32")
         return memoryview(numbers).cast("B")
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 import pytest
-from kernel_engines import in_kernels
+from engines import in_kernels, in_mlx, mlx_engine_of
 
 from akidb_sidecar import _kernel_engine, _kernels, _mlx_engine, _prepare, configurations
 from akidb_sidecar._engine import Batch, Engine, Pooling
@@ -26,6 +26,7 @@ from akidb_sidecar._mlx_engine import MlxEngine
 from akidb_sidecar._weights import Weights
 from akidb_sidecar.models import bert
 from akidb_sidecar.models._bert_kernels import KernelBert
+from akidb_sidecar.models._linear import Linear
 
 import mlx.core as mx  # isort: skip - after the engine, which brings its BLAS
 
@@ -59,7 +60,7 @@ def kernel_engine(model_path: Path) -> KernelEngine:
 
 @pytest.fixture(scope="module")
 def mlx_engine(model_path: Path) -> MlxEngine:
-    return MlxEngine(bert.Bert(read_parameters(model_path)), "bert", LONGEST)
+    return in_mlx(model_path, LONGEST)
 
 
 def read_parameters(model_path: Path) -> bert.Parameters:
@@ -77,8 +78,8 @@ def small_parameters(dimension: int = 64, heads: int = 2, inner: int = 128) -> b
         key, use = mx.random.split(key)
         return mx.random.normal(shape, key=use) * 0.3
 
-    def linear(inputs: int, outputs: int) -> bert.Linear:
-        return bert.Linear(numbers(outputs, inputs), numbers(outputs))
+    def linear(inputs: int, outputs: int) -> Linear:
+        return Linear(numbers(outputs, inputs), numbers(outputs))
 
     def norm() -> bert.LayerNorm:
         return bert.LayerNorm(1 + numbers(dimension), numbers(dimension), 1e-12)
@@ -143,7 +144,7 @@ def test_kernels_give_the_vectors_of_mlx_for_other_shapes(dimension: int, heads:
     kernels = _kernels.load()
     assert KernelBert.fits(kernels, small_parameters(dimension, heads, inner))
     ours = KernelBert(kernels, small_parameters(dimension, heads, inner))
-    engine = MlxEngine(bert.Bert(small_parameters(dimension, heads, inner)), "bert", 40)
+    engine = mlx_engine_of(small_parameters(dimension, heads, inner), "bert", 40)
     for pooling in POOLINGS:
         batch = made_up_batch([40, 1, 13, 2], pooling, vocabulary=50)
         vectors = memoryview(ours.embed(2, pooling, batch.lengths, batch.token_ids))

@@ -76,6 +76,17 @@ def test_ready_comes_after_a_warm_up_batch_reached_the_engine(worker: Child, log
     assert notes(log)[1:] == [{"lengths": lengths, "pooling": "mean", "threads": 0}] * 2
 
 
+def test_a_gpu_is_warmed_up_with_many_texts_and_says_then_in_which_type_it_computes(
+    start: Callable[..., Child], log: Path
+) -> None:
+    ready = start(SCRIPT, log, "gpu").ready()
+    lengths = [min(length, fake_engine.MAX_TOKENS) for length in _worker.WARM_UP_LENGTHS] * 16
+    assert [entry["lengths"] for entry in notes(log)[1:]] == [lengths] * 2
+    assert ready.warm_up_tokens == sum(lengths)
+    assert sum(_worker.WARM_UP_LENGTHS) * 16 == 2016
+    assert (ready.device, ready.dtype) == ("gpu", "float32")
+
+
 def test_ready_says_what_the_engine_says(start: Callable[..., Child], log: Path) -> None:
     child = start(SCRIPT, log, "at_once")
     ready = child.ready()

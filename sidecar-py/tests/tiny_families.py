@@ -9,13 +9,10 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, get_args
 
 from conftest import TESTS, pack, rows
-from kernel_engines import in_kernels
+from engines import in_kernels, in_mlx
 
-from akidb_sidecar import configurations
+from akidb_sidecar import _mlx_engine  # noqa: F401 - brings its BLAS
 from akidb_sidecar._engine import Batch, Engine, Pooling
-from akidb_sidecar._mlx_engine import MlxEngine
-from akidb_sidecar._weights import Weights
-from akidb_sidecar.models import _registry
 
 import mlx.core as mx  # isort: skip - after the engine, which brings its BLAS
 
@@ -24,7 +21,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
-SAME_COSINE = 0.99999
 LONGEST_TEXT = {"tiny-bert": 128, "tiny-modernbert": 1024, "tiny-nomic-bert": 1024, "tiny-xlm-roberta": 128}
 IN_KERNELS = ("tiny-xlm-roberta",)
 PREFIXES = {"tiny-bert": "bert.", "tiny-modernbert": "model.", "tiny-xlm-roberta": "roberta."}
@@ -52,14 +48,6 @@ def engine_of(family: str, kind: str) -> Engine:
     if kind == "kernels":
         return in_kernels(folder, LONGEST_TEXT[family])
     return in_mlx(folder, LONGEST_TEXT[family])
-
-
-def in_mlx(folder: Path, max_tokens: int) -> MlxEngine:
-    """Have MLX compute what the kernels could."""
-    file = configurations.read(folder)
-    parameters = _registry.read(file.configuration, Weights.read(folder))
-    model = parameters.model(keep_quantized=False)
-    return MlxEngine(model, file.model_type, max_tokens)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

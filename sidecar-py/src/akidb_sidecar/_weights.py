@@ -28,14 +28,12 @@ class Weights:
         unreadable: dict[str, str] | None = None,
         quantization: Quantization | None = None,
         prefix: str = "",
-        dtype: mx.Dtype | None = None,
     ) -> None:
         """``unreadable`` says of which type the tensors are that cannot be read."""
         self._tensors = tensors
         self._unreadable = unreadable or {}
         self._quantization = quantization
         self._prefix = prefix
-        self._dtype = dtype
 
     @classmethod
     def read(cls, model_path: Path) -> Weights:
@@ -54,19 +52,15 @@ class Weights:
 
     def under(self, prefix: str) -> Weights:
         """Return the same tensors, named from ``prefix`` on."""
-        return self._with(self._quantization, self._prefix + prefix, self._dtype)
+        return self._with(self._quantization, self._prefix + prefix)
 
     def under_if_there(self, prefix: str, name: str) -> Weights:
         """Do so where that name stands under the prefix: a model with a head puts its encoder under one."""
         return self.under(prefix) if self.has(prefix + name) else self
 
-    def converted(self, dtype: mx.Dtype) -> Weights:
-        """Return the same tensors, which :meth:`take` then gives as numbers of this type."""
-        return self._with(self._quantization, self._prefix, dtype)
-
     def quantized_as(self, quantization: Quantization | None) -> Weights:
         """Return the same tensors, of which :meth:`take_matrix` then reads the quantized ones in this way."""
-        return self._with(quantization, self._prefix, self._dtype)
+        return self._with(quantization, self._prefix)
 
     def has(self, name: str) -> bool:
         """Whether there is a tensor of this name."""
@@ -80,7 +74,7 @@ class Weights:
                 "bad_model",
                 f"tensor `{self._prefix + name}` holds {_dtype(tensor)} instead of floating point",
             )
-        return tensor if self._dtype is None else tensor.astype(self._dtype)
+        return tensor
 
     def take_matrix(self, name: str, outputs: int, inputs: int) -> mx.array | QuantizedMatrix:
         """Return the ``weight`` under a name, plain or quantized as it is stored, and forget it."""
@@ -116,8 +110,8 @@ class Weights:
             raise ModelError("bad_model", f"tensor `{full_name}` has shape {tensor.shape} instead of {shape}")
         return tensor
 
-    def _with(self, quantization: Quantization | None, prefix: str, dtype: mx.Dtype | None) -> Weights:
-        return Weights(self._tensors, self._unreadable, quantization, prefix, dtype)
+    def _with(self, quantization: Quantization | None, prefix: str) -> Weights:
+        return Weights(self._tensors, self._unreadable, quantization, prefix)
 
 
 def _newer_name(name: str) -> str:

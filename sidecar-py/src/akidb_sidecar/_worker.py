@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 WARM_UP_LENGTHS = (64, 32, 16, 8, 4, 2)
+GPU_WARM_UPS = 16
+"""How many times these texts are in the batch that warms a GPU up: with few texts launches would be measured,
+and the gateway would make its batches far too small."""
 LOWEST_WARM_UP_TOKEN = 1
 
 
@@ -83,8 +86,8 @@ def _isolate() -> None:
 
 
 def _warm_up(engine: Engine) -> _protocol.Ready:
-    info = engine.info
-    lengths = [min(length, info.max_tokens) for length in WARM_UP_LENGTHS]
+    times = GPU_WARM_UPS if engine.info.device == "gpu" else 1
+    lengths = [min(length, engine.info.max_tokens) for length in WARM_UP_LENGTHS] * times
     token_ids = array("I", [LOWEST_WARM_UP_TOKEN]) * sum(lengths)
     batch = Batch(lengths=array("I", lengths).tobytes(), token_ids=token_ids.tobytes(), pooling="mean")
     try:
@@ -95,6 +98,7 @@ def _warm_up(engine: Engine) -> _protocol.Ready:
         seconds = time.monotonic() - started
     except OutputError as error:
         raise ModelError("bad_model", f"the warm-up failed: {error}; the weights may be damaged") from error
+    info = engine.info  # only now does it know in which type it computes
     return _protocol.Ready(
         model_type=info.model_type,
         dimension=info.dimension,

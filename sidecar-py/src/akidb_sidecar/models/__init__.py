@@ -10,31 +10,33 @@ if TYPE_CHECKING:
 
     import mlx.core as mx
 
-TOKENS_PER_STEP = 1024
-"""Batches with more tokens are evaluated part by part, so that somebody can see how they get on."""
+    from akidb_sidecar.models._linear import Precision
 
 
 class Model(Protocol):
     """An encoder over packed texts."""
 
     dimension: int
-    dtype: mx.Dtype
     vocabulary: int
     longest_text: int
     """In tokens: what its table of positions holds."""
 
-    def __call__(self, token_ids: mx.array, lengths: array[int], on_step: Callable[[], None]) -> mx.array:
-        """Return ``(tokens, dimension)`` for texts laid one after the other, ``lengths`` in tokens, sorted.
+    def __call__(
+        self, token_ids: mx.array, lengths: array[int], on_step: Callable[[], None], dtype: mx.Dtype
+    ) -> mx.array:
+        """Return ``(tokens, dimension)`` in float32 for texts one after the other, ``lengths`` sorted.
 
-        ``on_step`` is called whenever a part of a long batch has been computed.
+        ``on_step`` is called whenever a part of a long batch has been computed. Products are computed in
+        ``dtype``, most often that in which the weights are held.
         """
 
 
 class Parameters(Protocol):
     """The tensors of a model, not yet read from their file."""
 
-    def model(self, *, keep_quantized: bool) -> Model:
-        """Return the model, computed by MLX; it takes the layers out of these parameters.
+    @property
+    def stored(self) -> mx.Dtype:
+        """Type in which the weights are stored."""
 
-        ``keep_quantized``: on a CPU, dequantize nothing. Most models are never quantized.
-        """
+    def model(self, precision: Precision) -> Model:
+        """Return the model, computed by MLX; it takes the layers out of these parameters."""

@@ -20,12 +20,14 @@ import mlx.core as mx
 
 from akidb_sidecar import _kernels
 from akidb_sidecar._buffers import address
+from akidb_sidecar._quantization import plain
 from akidb_sidecar.models._panels import Panels, contiguous
 
 if TYPE_CHECKING:
     from akidb_sidecar._engine import Pooling
     from akidb_sidecar._kernels import Kernels
-    from akidb_sidecar.models.bert import LayerNorm, LayerParameters, Linear, Parameters
+    from akidb_sidecar.models._linear import Linear
+    from akidb_sidecar.models.bert import LayerNorm, LayerParameters, Parameters
 
 
 class KernelBert:
@@ -85,9 +87,11 @@ class KernelBert:
 
     def _linear(self, *parts: tuple[Linear, float]) -> _kernels.Linear:
         """Lay the outputs of the parts, times their factors, side by side."""
-        weight = self._panels.matrix(*((linear.weight, factor) for linear, factor in parts))
-        bias = self._panels.row(mx.concatenate([linear.bias * factor for linear, factor in parts]))
-        return _kernels.Linear(weight=weight, bias=bias)
+        weight = self._panels.matrix(*((plain(linear.weight), factor) for linear, factor in parts))
+        biases = [
+            linear.bias.astype(mx.float32) * factor for linear, factor in parts if linear.bias is not None
+        ]
+        return _kernels.Linear(weight=weight, bias=self._panels.row(mx.concatenate(biases)))
 
     def _norm(self, norm: LayerNorm) -> _kernels.Norm:
         return _kernels.Norm(weight=self._panels.row(norm.weight), shift=self._panels.row(norm.bias))

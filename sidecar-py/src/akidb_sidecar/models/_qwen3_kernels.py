@@ -14,15 +14,15 @@ import mlx.core as mx
 
 from akidb_sidecar import _kernels
 from akidb_sidecar._buffers import address, to_mlx
-from akidb_sidecar._quantization import QuantizedMatrix
+from akidb_sidecar._quantization import QuantizedMatrix, look_up, plain
 from akidb_sidecar.models._panels import Panels, contiguous
 from akidb_sidecar.models._rotary import Rotary
-from akidb_sidecar.models.qwen3 import look_up, plain
 
 if TYPE_CHECKING:
     from akidb_sidecar._engine import Pooling
     from akidb_sidecar._kernels import Kernels
-    from akidb_sidecar.models.qwen3 import LayerParameters, Linear, Parameters
+    from akidb_sidecar.models._linear import Linear
+    from akidb_sidecar.models.qwen3 import LayerParameters, Parameters
 
 
 class KernelQwen3:

@@ -2,42 +2,28 @@
 
 Devlin et al. 2018, https://arxiv.org/abs/1810.04805. Every linear layer runs over the real tokens of all
 texts at once; only attention knows texts (see ``_attention``). Queries, keys and values come from one
-product, biases are added by the product itself, and the scale of the scores is folded into the weights of the
-queries.
+product, and biases are added by the product itself.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import mlx.core as mx
 
 from akidb_sidecar._buffers import to_mlx
-from akidb_sidecar.models._attention import PackedAttention
-from akidb_sidecar.models._functions import SCORE_SCALE, gelu, working_dtype
-from akidb_sidecar.models._windowed_attention import WindowedAttention
+from akidb_sidecar.models._attention import PackedAttention, Scope
+from akidb_sidecar.models._functions import TOKENS_PER_STEP, added, gelu
+from akidb_sidecar.models._linear import Linear
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from akidb_sidecar._weights import Weights
     from akidb_sidecar.configurations import BertConfiguration
-
-LONGEST_AT_ONCE = 512
-"""Tokens of a text. All scores of longer ones would take too much memory at once."""
-
-
-@dataclass(frozen=True)
-class Linear:
-    """A weight of the shape ``(outputs, inputs)``, and a bias."""
-
-    weight: mx.array
-    bias: mx.array
-
-    def __call__(self, x: mx.array) -> mx.array:
-        """``(tokens, inputs)`` to ``(tokens, outputs)``."""
-        return mx.addmm(self.bias, x, self.weight.T)
+    from akidb_sidecar.models._linear import Precision
 
 
 @dataclass(frozen=True)
@@ -51,6 +37,12 @@ class LayerNorm:
     def __call__(self, x: mx.array) -> mx.array:
         """``(tokens, dimension)`` to the same shape."""
         return mx.fast.layer_norm(x, self.weight, self.bias, self.epsilon)
+
+    def exact(self) -> LayerNorm:
+        """Return the same in float32, in which it is computed."""
+        weight, bias = self.weight.astype(mx.float32), self.bias.astype(mx.float32)
+        mx.eval(weight, bias)
+        return LayerNorm(weight, bias, self.epsilon)
 
 
 @dataclass(frozen=True)
@@ -75,8 +67,8 @@ class Parameters:
     """
 
     words: mx.array
-    """As they are stored; everything else is of the type to compute with."""
     positions: mx.array
+    """In float32, with what is added to every token; all else is as it is stored."""
     padding: int | None
     """The token that takes no place in a text: RoBERTa's, where a text has its name in it."""
     padding_position: mx.array
@@ -91,70 +83,61 @@ class Parameters:
         """Width of a token vector."""
         return int(self.words.shape[1])
 
-    def model(self, *, keep_quantized: bool) -> Bert:
+    @property
+    def stored(self) -> mx.Dtype:
+        """Type in which the weights are stored."""
+        return self.words.dtype
+
+    def model(self, precision: Precision) -> Bert:
         """Return the model, computed by MLX."""
-        del keep_quantized  # it never is quantized
-        return Bert(self)
-
-
-Attention = Callable[[mx.array], mx.array]
-"""``(tokens, 3 * dimension)``, queries scaled, to ``(tokens, dimension)``."""
+        return Bert(self, precision)
 
 
 class Layer:
     """One encoder layer."""
 
-    def __init__(self, layer: LayerParameters, heads: int) -> None:
-        query, key, value = layer.query, layer.key, layer.value
-        scale = SCORE_SCALE / (query.weight.shape[0] // heads) ** 0.5
-        self._query_key_value = Linear(
-            weight=mx.concatenate([query.weight * scale, key.weight, value.weight]),
-            bias=mx.concatenate([query.bias * scale, key.bias, value.bias]),
-        )
-        # Before the next layer, so that the separate queries, keys and values can be freed.
-        mx.eval(self._query_key_value.weight, self._query_key_value.bias)
-        self._attention_output = layer.attention_output
-        self._attention_norm = layer.attention_norm
-        self._up = layer.up
-        self._down = layer.down
-        self._output_norm = layer.output_norm
+    def __init__(self, layer: LayerParameters, heads: int, precision: Precision) -> None:
+        self._heads = heads
+        self._query_key_value = precision.linears(layer.query, layer.key, layer.value)
+        self._attention_output = precision.linear(layer.attention_output)
+        self._attention_norm = layer.attention_norm.exact()
+        self._up, self._down = precision.linear(layer.up), precision.linear(layer.down)
+        self._output_norm = layer.output_norm.exact()
 
-    def __call__(self, x: mx.array, attention: Attention) -> mx.array:
+    def __call__(self, x: mx.array, attention: PackedAttention, dtype: mx.Dtype) -> mx.array:
         """``(tokens, dimension)`` to the same shape."""
-        x = self._attention_norm(x + self._attention_output(attention(self._query_key_value(x))))
-        return self._output_norm(x + self._down(gelu(self._up(x))))
+        query_key_value = self._query_key_value(x, dtype).reshape(x.shape[0], 3 * self._heads, -1)
+        mixed = attention(self._heads, query_key_value, scope=Scope())
+        x = self._attention_norm(added(x, self._attention_output(mixed, dtype)))
+        return self._output_norm(added(x, self._down(gelu(self._up(x, dtype)), dtype)))
 
 
 class Bert:
     """The encoder; see :class:`akidb_sidecar.models.Model`."""
 
-    def __init__(self, parameters: Parameters) -> None:
+    def __init__(self, parameters: Parameters, precision: Precision) -> None:
         self.dimension = parameters.dimension
-        self.dtype = parameters.positions.dtype
         self.vocabulary, self.longest_text = parameters.words.shape[0], parameters.positions.shape[0]
         self._words = parameters.words
         self._positions = mx.concatenate([parameters.positions, parameters.padding_position[None]])
         self._padding = parameters.padding
-        self._norm = parameters.norm
-        self._heads = parameters.heads
+        self._norm = parameters.norm.exact()
         parameters.layers.reverse()
-        self._layers = [Layer(parameters.layers.pop(), self._heads) for _ in range(len(parameters.layers))]
+        self._layers = [
+            Layer(parameters.layers.pop(), parameters.heads, precision) for _ in range(len(parameters.layers))
+        ]
         self._position_ids = array("I", range(self.longest_text))
 
-    def __call__(self, token_ids: mx.array, lengths: array[int], on_step: Callable[[], None]) -> mx.array:
+    def __call__(
+        self, token_ids: mx.array, lengths: array[int], on_step: Callable[[], None], dtype: mx.Dtype
+    ) -> mx.array:
         """Return ``(tokens, dimension)`` for texts sorted by length."""
         position_ids = self._places(token_ids, lengths)
-        words = self._words[token_ids].astype(self.dtype)
-        x = self._norm(words + self._positions[to_mlx(position_ids)])
-        is_long = lengths[-1] > LONGEST_AT_ONCE
-        attention: Attention = (
-            _in_blocks(WindowedAttention(lengths, on_step), self._heads)
-            if is_long
-            else PackedAttention(lengths, self._heads)
-        )
+        x = self._norm(added(self._positions[to_mlx(position_ids)], self._words[token_ids]))
+        attention = PackedAttention(lengths, on_step)
         for layer in self._layers:
-            x = layer(x, attention)
-            if is_long:
+            x = layer(x, attention, dtype)
+            if token_ids.size > TOKENS_PER_STEP:
                 mx.eval(x)
                 on_step()
         return x
@@ -177,30 +160,21 @@ class Bert:
         return places
 
 
-def _in_blocks(attention: WindowedAttention, heads: int) -> Attention:
-    def attend(query_key_value: mx.array) -> mx.array:
-        tokens = query_key_value.shape[0]
-        query, key, value = query_key_value.reshape(tokens, 3, heads, -1).swapaxes(0, 1)
-        return attention(query, key, value)
-
-    return attend
-
-
 def read(configuration: BertConfiguration, weights: Weights) -> Parameters:
     """Take the encoder's tensors; those of the pooler and of training heads are left alone."""
     weights = weights.under_if_there(configuration.prefix, "embeddings.word_embeddings.weight")
     dimension, inner, epsilon = configuration.dimension, configuration.inner, configuration.epsilon
     words = weights.take("embeddings.word_embeddings.weight", configuration.vocabulary, dimension)
-    weights = weights.converted(working_dtype(words.dtype))
     embeddings = weights.under("embeddings.")
     positions = embeddings.take("position_embeddings.weight", configuration.positions, dimension)
     first_type = embeddings.take("token_type_embeddings.weight", configuration.types, dimension)[0]
+    # Every token is of the first type.
+    positions = positions.astype(mx.float32) + first_type.astype(mx.float32)
     return Parameters(
         words=words,
-        # Every token is of the first type.
-        positions=positions[configuration.first_position :] + first_type,
+        positions=positions[configuration.first_position :],
         padding=configuration.padding,
-        padding_position=positions[configuration.padding or 0] + first_type,
+        padding_position=positions[configuration.padding or 0],
         norm=_layer_norm(embeddings.under("LayerNorm."), dimension, epsilon),
         layers=[
             _layer(weights.under(f"encoder.layer.{index}."), dimension, inner, epsilon)

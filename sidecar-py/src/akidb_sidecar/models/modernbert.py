@@ -3,8 +3,7 @@
 Warner et al. 2024, https://arxiv.org/abs/2412.13663. Layers of attention with rotary positions and of a
 gated feed-forward, each behind a layer norm and beside a residual, without biases. Some layers attend to all
 of a text, the others to a window around each token, with rotary angles of their own. Linear layers run over
-the real tokens of all texts at once; only attention knows texts (see ``_windowed_attention``). The scale of
-the scores is folded into the weights of the queries.
+the real tokens of all texts at once; only attention knows texts (see ``_attention``).
 """
 
 from __future__ import annotations
@@ -14,11 +13,12 @@ from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
+from akidb_sidecar._buffers import halves
 from akidb_sidecar.configurations.modernbert import IN_WINDOW
-from akidb_sidecar.models import TOKENS_PER_STEP
-from akidb_sidecar.models._functions import SCORE_SCALE, gelu, working_dtype
+from akidb_sidecar.models._attention import PackedAttention, Scope
+from akidb_sidecar.models._functions import TOKENS_PER_STEP, added, gelu_gated
+from akidb_sidecar.models._linear import Linear
 from akidb_sidecar.models._rotary import Rotary, positions_of, turn
-from akidb_sidecar.models._windowed_attention import WindowedAttention
 
 if TYPE_CHECKING:
     from array import array
@@ -26,19 +26,39 @@ if TYPE_CHECKING:
 
     from akidb_sidecar._weights import Weights
     from akidb_sidecar.configurations import ModernBertConfiguration
+    from akidb_sidecar.models._linear import Precision
+    from akidb_sidecar.models._rotary import Angles
+
+
+@dataclass(frozen=True)
+class LayerNorm:
+    """Scales every row to mean 0 and variance 1, then by ``weight``."""
+
+    weight: mx.array
+    epsilon: float
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """``(tokens, dimension)`` to the same shape."""
+        return mx.fast.layer_norm(x, self.weight, None, self.epsilon)
+
+    def exact(self) -> LayerNorm:
+        """Return the same in float32, in which it is computed."""
+        weight = self.weight.astype(mx.float32)
+        mx.eval(weight)
+        return LayerNorm(weight, self.epsilon)
 
 
 @dataclass(frozen=True)
 class LayerParameters:
-    """The tensors of one layer; matrices are ``(outputs, inputs)``."""
+    """The tensors of one layer, as they are stored."""
 
     kind: str
-    attention_norm: mx.array | None
-    query_key_value: mx.array
-    attention_output: mx.array
-    feed_forward_norm: mx.array
-    up_and_gate: mx.array
-    down: mx.array
+    attention_norm: LayerNorm | None
+    query_key_value: Linear
+    attention_output: Linear
+    feed_forward_norm: LayerNorm
+    up_and_gate: Linear
+    down: Linear
 
 
 @dataclass(frozen=True)
@@ -49,88 +69,78 @@ class Parameters:
     """
 
     words: mx.array
-    """As they are stored; everything else is of the type to compute with."""
-    words_norm: mx.array
+    words_norm: LayerNorm
     layers: list[LayerParameters]
-    norm: mx.array
+    norm: LayerNorm
     heads: int
     window: int
     """Tokens to each side of a token, in the layers that attend to a window."""
     thetas: dict[str, float]
     """Of each kind of layer."""
-    epsilon: float
     longest_text: int
 
-    def model(self, *, keep_quantized: bool) -> ModernBert:
+    @property
+    def stored(self) -> mx.Dtype:
+        """Type in which the weights are stored."""
+        return self.words.dtype
+
+    def model(self, precision: Precision) -> ModernBert:
         """Return the model, computed by MLX."""
-        del keep_quantized  # it never is quantized
-        return ModernBert(self)
+        return ModernBert(self, precision)
 
 
 class Layer:
     """One layer."""
 
-    def __init__(self, layer: LayerParameters, model: Parameters) -> None:
-        self._heads, self._epsilon = model.heads, model.epsilon
-        self.kind = layer.kind
-        self._window = model.window if layer.kind == IN_WINDOW else None
-        dimension = layer.query_key_value.shape[1]
-        query, key_value = mx.split(layer.query_key_value, [dimension])
-        scale = SCORE_SCALE / (dimension // model.heads) ** 0.5
-        self._query_key_value = mx.concatenate([query * scale, key_value])
-        self._attention_norm, self._attention_output = layer.attention_norm, layer.attention_output
-        self._feed_forward_norm = layer.feed_forward_norm
-        self._up_and_gate, self._down = layer.up_and_gate, layer.down
-        # Before the next layer, so that what was read for this one can be freed.
-        mx.eval(self._query_key_value, self._attention_output, self._up_and_gate, self._down)
+    def __init__(self, layer: LayerParameters, model: Parameters, precision: Precision) -> None:
+        self._heads, self.kind = model.heads, layer.kind
+        self._scope = Scope(window=model.window if layer.kind == IN_WINDOW else None)
+        self._attention_norm = layer.attention_norm and layer.attention_norm.exact()
+        self._query_key_value = precision.linear(layer.query_key_value)
+        self._attention_output = precision.linear(layer.attention_output)
+        self._feed_forward_norm = layer.feed_forward_norm.exact()
+        self._up_and_gate, self._down = precision.linear(layer.up_and_gate), precision.linear(layer.down)
 
-    def __call__(
-        self, x: mx.array, angles: tuple[mx.array, mx.array], attention: WindowedAttention
-    ) -> mx.array:
+    def __call__(self, x: mx.array, angles: Angles, attention: PackedAttention, dtype: mx.Dtype) -> mx.array:
         """``(tokens, dimension)`` to the same shape."""
-        normed = x if self._attention_norm is None else layer_norm(x, self._attention_norm, self._epsilon)
-        query_key_value = (normed @ self._query_key_value.T).reshape(x.shape[0], 3 * self._heads, -1)
+        normed = x if self._attention_norm is None else self._attention_norm(x)
+        query_key_value = self._query_key_value(normed, dtype).reshape(x.shape[0], 3 * self._heads, -1)
         query_key, value = mx.split(query_key_value, [2 * self._heads], axis=1)
-        query, key = mx.split(turn(query_key, angles), 2, axis=1)
-        x = x + attention(query, key, value, self._window) @ self._attention_output.T
-        normed = layer_norm(x, self._feed_forward_norm, self._epsilon)
-        up, gate = mx.split(normed @ self._up_and_gate.T, 2, axis=-1)
-        return x + (gelu(up) * gate) @ self._down.T
+        mixed = attention(self._heads, turn(query_key, angles), value, scope=self._scope)
+        x = added(x, self._attention_output(mixed, dtype))
+        inner = gelu_gated(*halves(self._up_and_gate(self._feed_forward_norm(x), dtype)))
+        return added(x, self._down(inner, dtype))
 
 
 class ModernBert:
     """The encoder; see :class:`akidb_sidecar.models.Model`."""
 
-    def __init__(self, parameters: Parameters) -> None:
+    def __init__(self, parameters: Parameters, precision: Precision) -> None:
         self.vocabulary, self.dimension = parameters.words.shape
-        self.dtype = parameters.norm.dtype
         self.longest_text = parameters.longest_text
-        self._words, self._words_norm = parameters.words, parameters.words_norm
-        self._epsilon, self._norm = parameters.epsilon, parameters.norm
+        self._words, self._words_norm = parameters.words, parameters.words_norm.exact()
+        self._norm = parameters.norm.exact()
         head_size = self.dimension // parameters.heads
         self._rotaries = {kind: Rotary(head_size, theta) for kind, theta in parameters.thetas.items()}
         parameters.layers.reverse()
-        self._layers = [Layer(parameters.layers.pop(), parameters) for _ in range(len(parameters.layers))]
+        self._layers = [
+            Layer(parameters.layers.pop(), parameters, precision) for _ in range(len(parameters.layers))
+        ]
 
-    def __call__(self, token_ids: mx.array, lengths: array[int], on_step: Callable[[], None]) -> mx.array:
+    def __call__(
+        self, token_ids: mx.array, lengths: array[int], on_step: Callable[[], None], dtype: mx.Dtype
+    ) -> mx.array:
         """Return ``(tokens, dimension)`` for texts sorted by length."""
         positions = positions_of(lengths)
-        angles = {
-            kind: rotary.angles(positions, lengths[-1], self.dtype) for kind, rotary in self._rotaries.items()
-        }
-        attention = WindowedAttention(lengths, on_step)
-        x = layer_norm(self._words[token_ids].astype(self.dtype), self._words_norm, self._epsilon)
+        angles = {kind: rotary.angles(positions, lengths[-1]) for kind, rotary in self._rotaries.items()}
+        attention = PackedAttention(lengths, on_step)
+        x = self._words_norm(self._words[token_ids].astype(mx.float32))
         for layer in self._layers:
-            x = layer(x, angles[layer.kind], attention)
+            x = layer(x, angles[layer.kind], attention, dtype)
             if token_ids.size > TOKENS_PER_STEP:
                 mx.eval(x)
                 on_step()
-        return layer_norm(x, self._norm, self._epsilon)
-
-
-def layer_norm(x: mx.array, weight: mx.array, epsilon: float) -> mx.array:
-    """Scale every row to mean 0 and variance 1, then by ``weight``."""
-    return mx.fast.layer_norm(x, weight, None, epsilon)
+        return self._norm(x)
 
 
 def read(configuration: ModernBertConfiguration, weights: Weights) -> Parameters:
@@ -138,31 +148,38 @@ def read(configuration: ModernBertConfiguration, weights: Weights) -> Parameters
     weights = weights.under_if_there("model.", "embeddings.tok_embeddings.weight")
     dimension, inner = configuration.dimension, configuration.inner
     words = weights.take("embeddings.tok_embeddings.weight", configuration.vocabulary, dimension)
-    weights = weights.converted(working_dtype(words.dtype))
+    epsilon = configuration.epsilon
     return Parameters(
         words=words,
-        words_norm=weights.take("embeddings.norm.weight", dimension),
+        words_norm=LayerNorm(weights.take("embeddings.norm.weight", dimension), epsilon),
         layers=[
-            _layer(weights.under(f"layers.{index}."), kind, dimension, inner, is_first=index == 0)
+            _layer(weights.under(f"layers.{index}."), kind, dimension, inner, epsilon, is_first=index == 0)
             for index, kind in enumerate(configuration.kinds)
         ],
-        norm=weights.take("final_norm.weight", dimension),
+        norm=LayerNorm(weights.take("final_norm.weight", dimension), epsilon),
         heads=configuration.heads,
         window=configuration.window,
         thetas=configuration.thetas,
-        epsilon=configuration.epsilon,
         longest_text=configuration.positions,
     )
 
 
-def _layer(weights: Weights, kind: str, dimension: int, inner: int, *, is_first: bool) -> LayerParameters:
+def _layer(  # noqa: PLR0913 - sizes
+    weights: Weights, kind: str, dimension: int, inner: int, epsilon: float, *, is_first: bool
+) -> LayerParameters:
+    def linear(name: str, outputs: int, inputs: int) -> Linear:
+        return Linear(weights.take(f"{name}.weight", outputs, inputs))
+
+    def norm(name: str) -> LayerNorm:
+        return LayerNorm(weights.take(f"{name}.weight", dimension), epsilon)
+
     return LayerParameters(
         kind=kind,
         # The embeddings, which the first layer takes, are normed already.
-        attention_norm=None if is_first else weights.take("attn_norm.weight", dimension),
-        query_key_value=weights.take("attn.Wqkv.weight", 3 * dimension, dimension),
-        attention_output=weights.take("attn.Wo.weight", dimension, dimension),
-        feed_forward_norm=weights.take("mlp_norm.weight", dimension),
-        up_and_gate=weights.take("mlp.Wi.weight", 2 * inner, dimension),
-        down=weights.take("mlp.Wo.weight", dimension, inner),
+        attention_norm=None if is_first else norm("attn_norm"),
+        query_key_value=linear("attn.Wqkv", 3 * dimension, dimension),
+        attention_output=linear("attn.Wo", dimension, dimension),
+        feed_forward_norm=norm("mlp_norm"),
+        up_and_gate=linear("mlp.Wi", 2 * inner, dimension),
+        down=linear("mlp.Wo", dimension, inner),
     )

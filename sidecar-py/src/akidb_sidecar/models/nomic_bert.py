@@ -1,8 +1,7 @@
 """Nomic's BERT: BERT with rotary positions and a gated feed-forward, and without biases, for long texts.
 
 Nussbaum et al. 2024, https://arxiv.org/abs/2402.01613. Each residual is followed by a layer norm, as in BERT.
-Linear layers run over the real tokens of all texts at once; only attention knows texts (see
-``_windowed_attention``). The scale of the scores is folded into the weights of the queries.
+Linear layers run over the real tokens of all texts at once; only attention knows texts (see ``_attention``).
 """
 
 from __future__ import annotations
@@ -12,10 +11,11 @@ from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
-from akidb_sidecar.models import TOKENS_PER_STEP
-from akidb_sidecar.models._functions import SCORE_SCALE, working_dtype
+from akidb_sidecar._buffers import halves
+from akidb_sidecar.models._attention import PackedAttention, Scope
+from akidb_sidecar.models._functions import TOKENS_PER_STEP, added, silu_gated
+from akidb_sidecar.models._linear import Linear
 from akidb_sidecar.models._rotary import Rotary, positions_of, turn
-from akidb_sidecar.models._windowed_attention import WindowedAttention
 from akidb_sidecar.models.bert import LayerNorm
 
 if TYPE_CHECKING:
@@ -24,18 +24,20 @@ if TYPE_CHECKING:
 
     from akidb_sidecar._weights import Weights
     from akidb_sidecar.configurations import NomicBertConfiguration
+    from akidb_sidecar.models._linear import Precision
+    from akidb_sidecar.models._rotary import Angles
 
 
 @dataclass(frozen=True)
 class LayerParameters:
-    """The tensors of one layer; matrices are ``(outputs, inputs)``."""
+    """The tensors of one layer, as they are stored."""
 
-    query_key_value: mx.array
-    attention_output: mx.array
+    query_key_value: Linear
+    attention_output: Linear
     attention_norm: LayerNorm
-    gate: mx.array
-    up: mx.array
-    down: mx.array
+    gate: Linear
+    up: Linear
+    down: Linear
     output_norm: LayerNorm
 
 
@@ -47,7 +49,6 @@ class Parameters:
     """
 
     words: mx.array
-    """As they are stored; everything else is of the type to compute with."""
     first_type: mx.array
     norm: LayerNorm
     layers: list[LayerParameters]
@@ -55,62 +56,61 @@ class Parameters:
     theta: float
     longest_text: int
 
-    def model(self, *, keep_quantized: bool) -> NomicBert:
+    @property
+    def stored(self) -> mx.Dtype:
+        """Type in which the weights are stored."""
+        return self.words.dtype
+
+    def model(self, precision: Precision) -> NomicBert:
         """Return the model, computed by MLX."""
-        del keep_quantized  # it never is quantized
-        return NomicBert(self)
+        return NomicBert(self, precision)
 
 
 class Layer:
     """One layer."""
 
-    def __init__(self, layer: LayerParameters, heads: int) -> None:
+    def __init__(self, layer: LayerParameters, heads: int, precision: Precision) -> None:
         self._heads = heads
-        dimension = layer.query_key_value.shape[1]
-        query, key_value = mx.split(layer.query_key_value, [dimension])
-        scale = SCORE_SCALE / (dimension // heads) ** 0.5
-        self._query_key_value = mx.concatenate([query * scale, key_value])
-        self._attention_output, self._attention_norm = layer.attention_output, layer.attention_norm
-        self._gate, self._up, self._down = layer.gate, layer.up, layer.down
-        self._output_norm = layer.output_norm
-        # Before the next layer, so that what was read for this one can be freed.
-        mx.eval(self._query_key_value, self._attention_output, self._gate, self._up, self._down)
+        self._query_key_value = precision.linear(layer.query_key_value)
+        self._attention_output = precision.linear(layer.attention_output)
+        self._attention_norm = layer.attention_norm.exact()
+        self._gate_and_up = precision.linears(layer.gate, layer.up)
+        self._down = precision.linear(layer.down)
+        self._output_norm = layer.output_norm.exact()
 
-    def __call__(
-        self, x: mx.array, angles: tuple[mx.array, mx.array], attention: WindowedAttention
-    ) -> mx.array:
+    def __call__(self, x: mx.array, angles: Angles, attention: PackedAttention, dtype: mx.Dtype) -> mx.array:
         """``(tokens, dimension)`` to the same shape."""
-        query_key_value = (x @ self._query_key_value.T).reshape(x.shape[0], 3 * self._heads, -1)
+        query_key_value = self._query_key_value(x, dtype).reshape(x.shape[0], 3 * self._heads, -1)
         query_key, value = mx.split(query_key_value, [2 * self._heads], axis=1)
-        query, key = mx.split(turn(query_key, angles), 2, axis=1)
-        x = self._attention_norm(x + attention(query, key, value) @ self._attention_output.T)
-        gate = x @ self._gate.T
-        inner = gate * mx.sigmoid(gate) * (x @ self._up.T)
-        return self._output_norm(x + inner @ self._down.T)
+        mixed = attention(self._heads, turn(query_key, angles), value, scope=Scope())
+        x = self._attention_norm(added(x, self._attention_output(mixed, dtype)))
+        inner = silu_gated(*halves(self._gate_and_up(x, dtype)))
+        return self._output_norm(added(x, self._down(inner, dtype)))
 
 
 class NomicBert:
     """The encoder; see :class:`akidb_sidecar.models.Model`."""
 
-    def __init__(self, parameters: Parameters) -> None:
+    def __init__(self, parameters: Parameters, precision: Precision) -> None:
         self.vocabulary, self.dimension = parameters.words.shape
-        self.dtype = parameters.first_type.dtype
         self.longest_text = parameters.longest_text
-        self._words, self._first_type = parameters.words, parameters.first_type
-        self._norm = parameters.norm
+        self._words, self._first_type = parameters.words, parameters.first_type.astype(mx.float32)
+        self._norm = parameters.norm.exact()
         self._rotary = Rotary(self.dimension // parameters.heads, parameters.theta)
         parameters.layers.reverse()
         self._layers = [
-            Layer(parameters.layers.pop(), parameters.heads) for _ in range(len(parameters.layers))
+            Layer(parameters.layers.pop(), parameters.heads, precision) for _ in range(len(parameters.layers))
         ]
 
-    def __call__(self, token_ids: mx.array, lengths: array[int], on_step: Callable[[], None]) -> mx.array:
+    def __call__(
+        self, token_ids: mx.array, lengths: array[int], on_step: Callable[[], None], dtype: mx.Dtype
+    ) -> mx.array:
         """Return ``(tokens, dimension)`` for texts sorted by length."""
-        angles = self._rotary.angles(positions_of(lengths), lengths[-1], self.dtype)
-        attention = WindowedAttention(lengths, on_step)
-        x = self._norm(self._words[token_ids].astype(self.dtype) + self._first_type)
+        angles = self._rotary.angles(positions_of(lengths), lengths[-1])
+        attention = PackedAttention(lengths, on_step)
+        x = self._norm(added(self._first_type, self._words[token_ids]))
         for layer in self._layers:
-            x = layer(x, angles, attention)
+            x = layer(x, angles, attention, dtype)
             if token_ids.size > TOKENS_PER_STEP:
                 mx.eval(x)
                 on_step()
@@ -122,7 +122,6 @@ def read(configuration: NomicBertConfiguration, weights: Weights) -> Parameters:
     weights = weights.under_if_there("nomic_bert.", "embeddings.word_embeddings.weight")
     dimension, inner, epsilon = configuration.dimension, configuration.inner, configuration.epsilon
     words = weights.take("embeddings.word_embeddings.weight", configuration.vocabulary, dimension)
-    weights = weights.converted(working_dtype(words.dtype))
     first_type = weights.take("embeddings.token_type_embeddings.weight", configuration.types, dimension)[0]
     return Parameters(
         words=words,
@@ -139,13 +138,16 @@ def read(configuration: NomicBertConfiguration, weights: Weights) -> Parameters:
 
 
 def _layer(weights: Weights, dimension: int, inner: int, epsilon: float) -> LayerParameters:
+    def linear(name: str, outputs: int, inputs: int) -> Linear:
+        return Linear(weights.take(f"{name}.weight", outputs, inputs))
+
     return LayerParameters(
-        query_key_value=weights.take("attn.Wqkv.weight", 3 * dimension, dimension),
-        attention_output=weights.take("attn.out_proj.weight", dimension, dimension),
+        query_key_value=linear("attn.Wqkv", 3 * dimension, dimension),
+        attention_output=linear("attn.out_proj", dimension, dimension),
         attention_norm=_layer_norm(weights.under("norm1."), dimension, epsilon),
-        gate=weights.take("mlp.fc12.weight", inner, dimension),
-        up=weights.take("mlp.fc11.weight", inner, dimension),
-        down=weights.take("mlp.fc2.weight", dimension, inner),
+        gate=linear("mlp.fc12", inner, dimension),
+        up=linear("mlp.fc11", inner, dimension),
+        down=linear("mlp.fc2", dimension, inner),
         output_norm=_layer_norm(weights.under("norm2."), dimension, epsilon),
     )
 

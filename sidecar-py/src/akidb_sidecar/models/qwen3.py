@@ -3,7 +3,7 @@
 Yang et al. 2025, https://arxiv.org/abs/2505.09388, and Zhang et al. 2025, https://arxiv.org/abs/2506.05176.
 Layers of causal attention with grouped heads and rotary positions, and of a gated feed-forward, each behind a
 root-mean-square norm and beside a residual; the queries and keys of every head are normed, too. Linear layers
-run over the real tokens of all texts at once; only attention knows texts (see ``_causal_attention``).
+run over the real tokens of all texts at once; only attention knows texts (see ``_attention``).
 """
 
 from __future__ import annotations
@@ -13,34 +13,22 @@ from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
-from akidb_sidecar._quantization import QuantizedMatrix
-from akidb_sidecar.models import TOKENS_PER_STEP
-from akidb_sidecar.models._causal_attention import CausalAttention
-from akidb_sidecar.models._functions import ON_CPU
-from akidb_sidecar.models._rotary import Rotary, positions_of, turn
+from akidb_sidecar._buffers import halves
+from akidb_sidecar._quantization import QuantizedMatrix, look_up
+from akidb_sidecar.models._attention import PackedAttention, Scope
+from akidb_sidecar.models._functions import TOKENS_PER_STEP, added, silu_gated
+from akidb_sidecar.models._linear import Linear
+from akidb_sidecar.models._rotary import Rotary, positions_of, turn_weighted
 
 if TYPE_CHECKING:
     from array import array
     from collections.abc import Callable
 
+    from akidb_sidecar._quantization import Matrix
     from akidb_sidecar._weights import Weights
     from akidb_sidecar.configurations import Qwen3Configuration
-
-Matrix = mx.array | QuantizedMatrix
-
-
-@dataclass(frozen=True)
-class Linear:
-    """A weight of the shape ``(outputs, inputs)``, and perhaps a bias."""
-
-    weight: Matrix
-    bias: mx.array | None
-
-    def __call__(self, x: mx.array) -> mx.array:
-        """``(tokens, inputs)`` to ``(tokens, outputs)``."""
-        weight = self.weight
-        product = weight.product(x) if isinstance(weight, QuantizedMatrix) else x @ weight.T
-        return product if self.bias is None else product + self.bias
+    from akidb_sidecar.models._linear import Precision
+    from akidb_sidecar.models._rotary import Angles
 
 
 @dataclass(frozen=True)
@@ -80,52 +68,63 @@ class Parameters:
     dimension: int
     longest_text: int
 
-    def model(self, *, keep_quantized: bool) -> Qwen3:
+    @property
+    def stored(self) -> mx.Dtype:
+        """Type in which the weights are stored, or their scales."""
+        words = self.words
+        return words.scales.dtype if isinstance(words, QuantizedMatrix) else words.dtype
+
+    def model(self, precision: Precision) -> Qwen3:
         """Return the model, computed by MLX."""
-        return Qwen3(self, keep_quantized=keep_quantized)
+        return Qwen3(self, precision)
+
+
+class Norm:
+    """Scales every row to a mean square of 1, then by a weight."""
+
+    def __init__(self, weight: mx.array, epsilon: float) -> None:
+        self._weight, self._epsilon = weight.astype(mx.float32), epsilon
+        mx.eval(self._weight)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """``(tokens, dimension)`` to the same shape."""
+        return mx.fast.rms_norm(x, self._weight, self._epsilon)
 
 
 class Layer:
     """One layer."""
 
     def __init__(self, parameters: LayerParameters, model: Parameters, precision: Precision) -> None:
-        linear, norm = precision.linear, precision.floating
-        self._epsilon, self._head_size = model.epsilon, model.head_size
-        self._attention_norm = norm(parameters.attention_norm)
-        self._query, self._key = linear(parameters.query), linear(parameters.key)
-        self._value = linear(parameters.value)
-        self._query_norm, self._key_norm = norm(parameters.query_norm), norm(parameters.key_norm)
-        self._attention_output = linear(parameters.attention_output)
-        self._feed_forward_norm = norm(parameters.feed_forward_norm)
-        self._gate, self._up, self._down = map(linear, (parameters.gate, parameters.up, parameters.down))
+        self._heads, self._heads_to_turn = model.heads, model.heads + model.key_heads
+        self._head_size, self._epsilon = model.head_size, model.epsilon
+        self._attention_norm = Norm(parameters.attention_norm, model.epsilon)
+        self._query_key_value = precision.linears(parameters.query, parameters.key, parameters.value)
+        norms = [parameters.query_norm[None]] * model.heads + [parameters.key_norm[None]] * model.key_heads
+        self._query_key_norm = mx.concatenate(norms).astype(mx.float32)
+        self._attention_output = precision.linear(parameters.attention_output)
+        self._feed_forward_norm = Norm(parameters.feed_forward_norm, model.epsilon)
+        self._gate_and_up = precision.linears(parameters.gate, parameters.up)
+        self._down = precision.linear(parameters.down)
+        mx.eval(self._query_key_norm)
 
-    def __call__(
-        self, x: mx.array, angles: tuple[mx.array, mx.array], attention: CausalAttention
-    ) -> mx.array:
+    def __call__(self, x: mx.array, angles: Angles, attention: PackedAttention, dtype: mx.Dtype) -> mx.array:
         """``(tokens, dimension)`` to the same shape."""
-        normed = mx.fast.rms_norm(x, self._attention_norm, self._epsilon)
-        query = turn(self._norm_heads(self._query(normed), self._query_norm), angles)
-        key = turn(self._norm_heads(self._key(normed), self._key_norm), angles)
-        mixed = attention(query, key, self._heads(self._value(normed)))
-        x = x + self._attention_output(mixed)
-        normed = mx.fast.rms_norm(x, self._feed_forward_norm, self._epsilon)
-        gate = self._gate(normed)
-        return x + self._down(gate * mx.sigmoid(gate) * self._up(normed))
-
-    def _heads(self, x: mx.array) -> mx.array:
-        return x.reshape(x.shape[0], -1, self._head_size)
-
-    def _norm_heads(self, x: mx.array, weight: mx.array) -> mx.array:
-        return mx.fast.rms_norm(self._heads(x), weight, self._epsilon)
+        query_key_value = self._query_key_value(self._attention_norm(x), dtype)
+        query_key_value = query_key_value.reshape(x.shape[0], -1, self._head_size)
+        query_key, value = mx.split(query_key_value, [self._heads_to_turn], axis=1)
+        query_key = mx.fast.rms_norm(query_key, None, self._epsilon)
+        query_key = turn_weighted(query_key, self._query_key_norm, angles)
+        mixed = attention(self._heads, query_key, value, scope=Scope(is_causal=True))
+        x = added(x, self._attention_output(mixed, dtype))
+        inner = silu_gated(*halves(self._gate_and_up(self._feed_forward_norm(x), dtype)))
+        return added(x, self._down(inner, dtype))
 
 
 class Qwen3:
     """The decoder; see :class:`akidb_sidecar.models.Model`."""
 
-    def __init__(self, parameters: Parameters, *, keep_quantized: bool) -> None:
-        """``keep_quantized``: on a CPU, dequantize nothing. On a GPU nothing ever is."""
-        precision = Precision(parameters, keep_quantized=keep_quantized)
-        self.dimension, self.dtype = parameters.dimension, precision.dtype
+    def __init__(self, parameters: Parameters, precision: Precision) -> None:
+        self.dimension = parameters.dimension
         self.vocabulary, self.longest_text = parameters.vocabulary, parameters.longest_text
         self._words = parameters.words
         self._rotary = Rotary(parameters.head_size, parameters.theta)
@@ -133,59 +132,21 @@ class Qwen3:
         self._layers = [
             Layer(parameters.layers.pop(), parameters, precision) for _ in range(len(parameters.layers))
         ]
-        self._norm, self._epsilon = precision.floating(parameters.norm), parameters.epsilon
+        self._norm = Norm(parameters.norm, parameters.epsilon)
 
-    def __call__(self, token_ids: mx.array, lengths: array[int], on_step: Callable[[], None]) -> mx.array:
+    def __call__(
+        self, token_ids: mx.array, lengths: array[int], on_step: Callable[[], None], dtype: mx.Dtype
+    ) -> mx.array:
         """Return ``(tokens, dimension)`` for texts sorted by length."""
-        angles = self._rotary.angles(positions_of(lengths), lengths[-1], self.dtype)
-        attention = CausalAttention(lengths, on_step)
-        x = look_up(self._words, token_ids).astype(self.dtype)
+        angles = self._rotary.angles(positions_of(lengths), lengths[-1])
+        attention = PackedAttention(lengths, on_step)
+        x = look_up(self._words, token_ids).astype(mx.float32)
         for layer in self._layers:
-            x = layer(x, angles, attention)
+            x = layer(x, angles, attention, dtype)
             if token_ids.size > TOKENS_PER_STEP:
                 mx.eval(x)
                 on_step()
-        return mx.fast.rms_norm(x, self._norm, self._epsilon)
-
-
-class Precision:
-    """In which type a device computes, and how it holds weights."""
-
-    def __init__(self, parameters: Parameters, *, keep_quantized: bool) -> None:
-        words = parameters.words
-        stored = words.scales.dtype if isinstance(words, QuantizedMatrix) else words.dtype
-        self.dtype = mx.float32 if ON_CPU else stored
-        self._keep_quantized = keep_quantized or not ON_CPU
-
-    def floating(self, values: mx.array) -> mx.array:
-        """Return a norm or a bias as it is computed with."""
-        values = values.astype(self.dtype)
-        mx.eval(values)
-        return values
-
-    def linear(self, linear: Linear) -> Linear:
-        """Return a linear layer as it is computed with; what was read for it can be freed then."""
-        weight = linear.weight
-        if isinstance(weight, QuantizedMatrix):
-            weight = weight.with_scales_of(self.dtype)
-        if isinstance(weight, QuantizedMatrix) and self._keep_quantized:
-            mx.eval(weight.weight, weight.scales, weight.biases)
-        else:
-            weight = plain(weight).astype(self.dtype)
-            mx.eval(weight)
-        return Linear(weight, None if linear.bias is None else self.floating(linear.bias))
-
-
-def plain(matrix: Matrix) -> mx.array:
-    """Return a matrix as numbers; dequantized in float32 where it is to be."""
-    if isinstance(matrix, QuantizedMatrix):
-        return matrix.with_scales_of(mx.float32).dequantized()
-    return matrix
-
-
-def look_up(words: Matrix, token_ids: mx.array) -> mx.array:
-    """``(tokens,)`` to ``(tokens, dimension)``. The table stays as it is stored: few rows are needed."""
-    return plain(words.rows(token_ids)) if isinstance(words, QuantizedMatrix) else words[token_ids]
+        return self._norm(x)
 
 
 def read(configuration: Qwen3Configuration, weights: Weights) -> Parameters:
