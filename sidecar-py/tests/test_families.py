@@ -26,7 +26,7 @@ from akidb_sidecar import _mlx_engine
 from akidb_sidecar._errors import BatchError
 from akidb_sidecar._kernel_engine import KernelEngine
 from akidb_sidecar._mlx_engine import MlxEngine
-from akidb_sidecar.models import bert
+from akidb_sidecar.models import _steps
 
 import mlx.core as mx  # isort: skip - after the engine, which brings its BLAS
 
@@ -138,7 +138,7 @@ def test_long_texts_are_computed_by_mlx_as_by_the_kernels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     longest = 1500
-    monkeypatch.setattr(bert, "TOKENS_PER_STEP", 1024)
+    monkeypatch.setattr(_steps, "NUMBERS_PER_STEP", 0)
     tensors = tensors_of("tiny-xlm-roberta")
     positions = mx.random.normal((longest + 2, 64), key=mx.random.key(1)) * 0.5
     tensors["embeddings.position_embeddings.weight"] = positions

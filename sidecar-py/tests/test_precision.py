@@ -21,6 +21,7 @@ from akidb_sidecar._errors import OutputError
 from akidb_sidecar._mlx_engine import MlxEngine
 from akidb_sidecar.models._linear import RangeError, held
 from akidb_sidecar.models._rotary import Rotary
+from akidb_sidecar.models._steps import after_layer
 
 import mlx.core as mx  # isort: skip - after the engine, which brings its BLAS
 
@@ -173,6 +174,20 @@ def test_the_speeds_of_rotary_positions_are_as_exact_as_float32() -> None:
         assert cosines[1].tolist() == pytest.approx(mx.cos(mx.array(exact)).tolist(), rel=1e-7, abs=0)
         # Of a small angle, the sine is as exact as the angle.
         assert sines[1, -1].item() == pytest.approx(exact[-1], rel=1e-7)
+
+
+@pytest.mark.usefixtures("gpu")
+def test_only_much_is_computed_in_steps() -> None:
+    steps = 0
+
+    def on_step() -> None:
+        nonlocal steps
+        steps += 1
+
+    for tokens, dimension, expected in ((2016, 384, 0), (2016, 1024, 1), (1024, 4096, 0), (8192, 384, 1)):
+        steps = 0
+        after_layer(mx.zeros((tokens, dimension)), on_step)
+        assert steps == expected
 
 
 @pytest.mark.usefixtures("gpu")

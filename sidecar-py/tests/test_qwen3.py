@@ -22,7 +22,7 @@ from akidb_sidecar._kernel_engine import KernelEngine
 from akidb_sidecar._mlx_engine import MlxEngine
 from akidb_sidecar._quantization import look_up
 from akidb_sidecar._weights import Weights
-from akidb_sidecar.models import _attention, qwen3
+from akidb_sidecar.models import _attention, _steps, qwen3
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -150,7 +150,8 @@ def test_progress_shows_inside_of_a_long_text(
     golden: tuple[Engine, list[GoldenText]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine, _ = golden
-    monkeypatch.setattr(qwen3, "TOKENS_PER_STEP", 64)
+    monkeypatch.setattr(_steps, "TOKENS_PER_STEP", 64)
+    monkeypatch.setattr(_steps, "NUMBERS_PER_STEP", 0)
     before = engine.steps_done()
     embed(engine, [made_up_text(1100 if isinstance(engine, KernelEngine) else 65, 1)])
     assert engine.steps_done() - before >= 3 + 1

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING
 import mlx.core as mx
 
 from akidb_sidecar._buffers import to_mlx
-from akidb_sidecar.models._functions import ON_CPU, SCORE_SCALE, TOKENS_PER_STEP, softmax_weights
+from akidb_sidecar.models._functions import ON_CPU, SCORE_SCALE, softmax_weights
+from akidb_sidecar.models._steps import TOKENS_PER_STEP
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

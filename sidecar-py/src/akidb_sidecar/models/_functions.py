@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
 ON_CPU = mx.default_device() == mx.Device(mx.cpu)
 
-TOKENS_PER_STEP = 1024 if ON_CPU else 8192
-"""Batches with more tokens are evaluated part by part, so that somebody can see how they get on."""
-
 _SQRT_HALF = 0.7071067811865476
 
 # The normal distribution function is 1/2 + x P(x^2) / Q(x^2): coefficients from the constant upwards, fitted

@@ -15,8 +15,9 @@ import mlx.core as mx
 
 from akidb_sidecar._buffers import to_mlx
 from akidb_sidecar.models._attention import PackedAttention, Scope
-from akidb_sidecar.models._functions import TOKENS_PER_STEP, added, gelu
+from akidb_sidecar.models._functions import added, gelu
 from akidb_sidecar.models._linear import Linear
+from akidb_sidecar.models._steps import after_layer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -137,9 +138,7 @@ class Bert:
         attention = PackedAttention(lengths, on_step)
         for layer in self._layers:
             x = layer(x, attention, dtype)
-            if token_ids.size > TOKENS_PER_STEP:
-                mx.eval(x)
-                on_step()
+            after_layer(x, on_step)
         return x
 
     def _places(self, token_ids: mx.array, lengths: array[int]) -> array[int]:

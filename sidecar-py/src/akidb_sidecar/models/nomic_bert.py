@@ -13,9 +13,10 @@ import mlx.core as mx
 
 from akidb_sidecar._buffers import halves
 from akidb_sidecar.models._attention import PackedAttention, Scope
-from akidb_sidecar.models._functions import TOKENS_PER_STEP, added, silu_gated
+from akidb_sidecar.models._functions import added, silu_gated
 from akidb_sidecar.models._linear import Linear
 from akidb_sidecar.models._rotary import Rotary, positions_of, turn
+from akidb_sidecar.models._steps import after_layer
 from akidb_sidecar.models.bert import LayerNorm
 
 if TYPE_CHECKING:
@@ -111,9 +112,7 @@ class NomicBert:
         x = self._norm(added(self._first_type, self._words[token_ids]))
         for layer in self._layers:
             x = layer(x, angles, attention, dtype)
-            if token_ids.size > TOKENS_PER_STEP:
-                mx.eval(x)
-                on_step()
+            after_layer(x, on_step)
         return x
 
 

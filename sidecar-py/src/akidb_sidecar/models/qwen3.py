@@ -16,9 +16,10 @@ import mlx.core as mx
 from akidb_sidecar._buffers import halves
 from akidb_sidecar._quantization import QuantizedMatrix, look_up
 from akidb_sidecar.models._attention import PackedAttention, Scope
-from akidb_sidecar.models._functions import TOKENS_PER_STEP, added, silu_gated
+from akidb_sidecar.models._functions import added, silu_gated
 from akidb_sidecar.models._linear import Linear
 from akidb_sidecar.models._rotary import Rotary, positions_of, turn_weighted
+from akidb_sidecar.models._steps import after_layer
 
 if TYPE_CHECKING:
     from array import array
@@ -143,9 +144,7 @@ class Qwen3:
         x = look_up(self._words, token_ids).astype(mx.float32)
         for layer in self._layers:
             x = layer(x, angles, attention, dtype)
-            if token_ids.size > TOKENS_PER_STEP:
-                mx.eval(x)
-                on_step()
+            after_layer(x, on_step)
         return self._norm(x)
 
 
