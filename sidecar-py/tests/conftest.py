@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import select
 import shutil
 import socket
 import struct
@@ -35,6 +36,19 @@ LARGEST_GROWTH_BYTES = 40_000_000
 """By how much the memory of a process may grow once it has seen its largest batch."""
 END_SECONDS = 2.0
 """How soon a worker must be gone after its gateway."""
+
+ON_ANY_SYSTEM = pytest.mark.parametrize(
+    "system",
+    [
+        pytest.param([], id="here"),
+        pytest.param(
+            [TESTS / "xnu.py"],
+            id="as-on-macos",
+            marks=pytest.mark.skipif(hasattr(select, "kqueue"), reason="macOS needs no emulation of itself"),
+        ),
+    ],
+)
+"""For a process whose command these are the first words of: once as it is, and once with the rules of XNU."""
 
 Kind = TypeVar("Kind", bound=_protocol.Message)
 BINARY_FIELDS = ("lengths", "token_ids", "vectors")

@@ -11,13 +11,14 @@ import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from conftest import END_SECONDS, TESTS, WAIT_SECONDS, Child, embed, golden_frames, read_frame
+from conftest import END_SECONDS, ON_ANY_SYSTEM, TESTS, WAIT_SECONDS, Child, embed, golden_frames, read_frame
 
 from akidb_sidecar import _connection, _protocol
 from akidb_sidecar._errors import ProtocolError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 SCRIPT = TESTS / "connection_child.py"
 BIG = _protocol.Fatal(code="big", message="x" * 3_000_000)
@@ -168,16 +169,18 @@ def test_hang_up_during_a_write_ends_the_process(start: Callable[..., Child]) ->
     assert child.stderr == ""
 
 
-def test_hang_up_ends_the_process_while_it_computes(start: Callable[..., Child]) -> None:
-    child = start(SCRIPT, "spin")
+@ON_ANY_SYSTEM
+def test_hang_up_ends_the_process_while_it_computes(start: Callable[..., Child], system: list[Path]) -> None:
+    child = start(*system, SCRIPT, "spin")
     child.expect(_protocol.Begun)
     assert child.process.poll() is None
     child.socket.close()
     assert child.exit_code(END_SECONDS) == 0
 
 
-def test_heartbeats_come_only_once_the_worker_beats(start: Callable[..., Child]) -> None:
-    child = start(SCRIPT, "beat")
+@ON_ANY_SYSTEM
+def test_heartbeats_come_only_once_the_worker_beats(start: Callable[..., Child], system: list[Path]) -> None:
+    child = start(*system, SCRIPT, "beat")
     child.expect(_protocol.Begun)
     child.socket.settimeout(0.5)
     with pytest.raises(TimeoutError):
@@ -187,8 +190,9 @@ def test_heartbeats_come_only_once_the_worker_beats(start: Callable[..., Child])
     assert [child.receive() for _ in range(5)] == [_protocol.Heartbeat(steps_done=41)] * 5
 
 
-def test_watching_takes_no_bytes_from_the_reader(start: Callable[..., Child]) -> None:
-    child = start(SCRIPT, "echo")
+@ON_ANY_SYSTEM
+def test_watching_takes_no_bytes_from_the_reader(start: Callable[..., Child], system: list[Path]) -> None:
+    child = start(*system, SCRIPT, "echo")
     messages = [embed(number, [number] * 200) for number in range(100)]
     for message in messages:
         child.send(message)

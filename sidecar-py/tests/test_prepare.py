@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from conftest import ON_ANY_SYSTEM
 from fake_hub import COMMIT, CONFIG, FakeHub
 
 from akidb_sidecar import _errors, _prepare
@@ -191,10 +192,12 @@ def test_hub_that_never_answers_is_said_soon(prepare: Callable[..., Any]) -> Non
     assert f"{endpoint} cannot be reached" in message
 
 
-def test_prepare_ends_with_its_input_when_asked_to() -> None:
+@ON_ANY_SYSTEM
+def test_prepare_ends_with_its_input_when_asked_to(system: list[Path]) -> None:
+    command = ["-m", "akidb_sidecar", "prepare", "--end-with-input", "--model", "owner/name"]
     with socket.create_server(("127.0.0.1", 0)) as silent:
         process = subprocess.Popen(
-            [sys.executable, "-m", "akidb_sidecar", "prepare", "--end-with-input", "--model", "owner/name"],
+            [sys.executable, *map(str, system), *command],
             env={**os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}"},
             stdin=subprocess.PIPE,
         )

@@ -7,11 +7,11 @@ nobody is left to read an answer.
 from __future__ import annotations
 
 import os
-import select
 import threading
 from typing import TYPE_CHECKING
 
 from akidb_sidecar import _protocol
+from akidb_sidecar._hang_up import HangUp
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,10 +57,8 @@ class Connection:
         threading.Thread(target=self._watch, args=(beats,), name="liveness", daemon=True).start()
 
     def _watch(self, beats: bool) -> None:
-        # With no event asked for, poll reports only what it always reports: hang-up and errors.
-        poll = select.poll()
-        poll.register(self._descriptor, 0)
-        while not poll.poll(self._heartbeat_ms):
+        hang_up = HangUp(self._descriptor)
+        while not hang_up.comes_within(self._heartbeat_ms / 1000):
             if beats:
                 self.write(_protocol.Heartbeat(steps_done=self.steps_done()))
         end_of_gateway()
