@@ -6,11 +6,11 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use nix::errno::Errno;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::stat::{Mode, umask};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
+use rlimit::{Resource, getrlimit, setrlimit};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -27,10 +27,10 @@ pub fn settle() {
     // The owner may use what is made, and not everybody may change it; the rest is the user's.
     let inherited = umask(Mode::S_IRWXO);
     umask((inherited - Mode::S_IRWXU) | Mode::S_IWOTH);
-    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_STACK)
+    if let Ok((soft, hard)) = getrlimit(Resource::STACK)
         && soft < LEAST_STACK_BYTES
     {
-        let _ = setrlimit(Resource::RLIMIT_STACK, hard.min(LEAST_STACK_BYTES), hard);
+        let _ = setrlimit(Resource::STACK, hard.min(LEAST_STACK_BYTES), hard);
     }
 }
 

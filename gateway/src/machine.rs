@@ -3,10 +3,11 @@
 
 mod cgroup;
 
+use std::io;
 use std::num::NonZero;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 use tokio::net::TcpStream;
 
@@ -24,6 +25,10 @@ const GPU_OPERATIONS: f64 = 1e12;
 const MOST_GUESSED_TOKENS: f64 = 2000.0;
 /// Most file descriptors the gateway asks for.
 const MOST_DESCRIPTORS: u64 = 65_536;
+/// File descriptors that a process has where the system does not say.
+const FEWEST_DESCRIPTORS: u64 = 256;
+/// Buffers of the sockets to workers, in bytes: macOS gives 8 KiB, in which the vectors of a batch are thousands of turns.
+const SOCKET_BUFFER_BYTES: usize = 1 << 20;
 
 /// This machine's own name, with or without its domain.
 pub(crate) fn host_name() -> Option<String> {
@@ -38,6 +43,18 @@ pub(crate) fn limit_unsent(stream: &TcpStream) {
     let _ = socket2::SockRef::from(stream).set_tcp_notsent_lowat(MOST_UNSENT_BYTES);
     #[cfg(not(target_os = "linux"))]
     let _ = stream;
+}
+
+/// Makes two Unix sockets that are connected, with large buffers on both ends, as far as the system allows.
+pub(crate) fn socket_pair() -> io::Result<(UnixStream, UnixStream)> {
+    let (ours, theirs) = UnixStream::pair()?;
+    for end in [&ours, &theirs] {
+        let socket = socket2::SockRef::from(end);
+        // What is not allowed costs speed alone.
+        let _ = socket.set_send_buffer_size(SOCKET_BUFFER_BYTES);
+        let _ = socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
+    }
+    Ok((ours, theirs))
 }
 
 /// Cores that this process may use.
@@ -90,16 +107,38 @@ pub(crate) fn resident_bytes(pids: &[Option<u32>]) -> Vec<Option<u64>> {
     pids.iter().map(|pid| Some(system.process(Pid::from_u32((*pid)?))?.memory())).collect()
 }
 
-/// Raises the soft limit of file descriptors as far as allowed; returns the limit now in force.
+/// Raises the soft limit of file descriptors as far as allowed, which macOS says in `kern.maxfilesperproc`; returns the
+/// limit now in force.
 pub(crate) fn raise_descriptor_limit() -> u64 {
-    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return 1024 };
-    let wanted = hard.min(MOST_DESCRIPTORS).max(soft);
-    if setrlimit(Resource::RLIMIT_NOFILE, wanted, hard).is_ok() { wanted } else { soft }
+    rlimit::increase_nofile_limit(MOST_DESCRIPTORS)
+        .or_else(|_| rlimit::getrlimit(rlimit::Resource::NOFILE).map(|(soft, _)| soft))
+        .unwrap_or(FEWEST_DESCRIPTORS)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_limit_of_descriptors_is_the_one_in_force() {
+        let raised = raise_descriptor_limit();
+        let (soft, hard) = rlimit::getrlimit(rlimit::Resource::NOFILE).unwrap();
+        assert_eq!(raised, soft);
+        assert!(raised >= hard.min(MOST_DESCRIPTORS) || cfg!(target_os = "macos"));
+    }
+
+    #[test]
+    fn sockets_to_workers_have_large_buffers_on_both_ends() {
+        let (plain, _other) = UnixStream::pair().unwrap();
+        let usual = socket2::SockRef::from(&plain).send_buffer_size().unwrap();
+        let (ours, theirs) = socket_pair().unwrap();
+        for end in [&ours, &theirs] {
+            let socket = socket2::SockRef::from(end);
+            // Linux doubles what is asked for, and allows what `net.core.wmem_max` says, by default what is usual.
+            assert!(socket.send_buffer_size().unwrap() >= (2 * usual).min(SOCKET_BUFFER_BYTES));
+            assert!(socket.recv_buffer_size().unwrap() >= (2 * usual).min(SOCKET_BUFFER_BYTES));
+        }
+    }
 
     #[test]
     fn workers_fit_into_half_of_the_memory_but_there_is_always_one() {

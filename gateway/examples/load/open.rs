@@ -15,7 +15,6 @@ use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::SendRequest;
 use hyper::header::{CONTENT_TYPE, HOST, RETRY_AFTER};
 use hyper::{Method, Request, Response};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::Deserialize;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -118,9 +117,8 @@ pub(crate) async fn run(load: Load) -> Outcome<Report> {
     if load.rate.len() != load.seconds.len() || load.rate.iter().any(|rate| *rate <= 0.0) {
         return Err("every phase needs a positive rate and its seconds".into());
     }
-    let (_soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     // Where this is refused there may be fewer connections; what fails for that is counted.
-    let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    let _ = rlimit::increase_nofile_limit(u64::MAX);
     let bodies = read_bodies(&load.bodies)?;
     let expected = load.expected.as_deref().map(|file| Expected::read(file, bodies.len())).transpose()?;
     let shared = Arc::new(Shared {

@@ -17,6 +17,7 @@ use tokio::process::{Child, Command};
 use tokio::task::JoinSet;
 
 use super::{FIRST_ARGUMENTS, Sidecar};
+use crate::machine;
 
 /// Longest log line taken from a worker, in bytes; the rest of a longer one becomes further lines.
 const LONGEST_LINE_BYTES: u64 = 4096;
@@ -89,7 +90,7 @@ impl Spawner {
         // Where a socket pair cannot be created close-on-exec in one step (macOS), a second spawn at the
         // wrong moment would inherit the first one's descriptors.
         let _guard = self.one_at_a_time.lock().unwrap_or_else(PoisonError::into_inner);
-        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+        let (ours, theirs) = machine::socket_pair()?;
         ours.set_nonblocking(true)?;
         let mut command = command(&self.sidecar);
         command
