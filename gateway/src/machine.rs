@@ -2,6 +2,7 @@
 //! place where platforms differ. The macOS side has not been run by the project's own tests.
 
 mod cgroup;
+mod footprint;
 
 use std::io;
 use std::num::NonZero;
@@ -10,6 +11,8 @@ use std::path::Path;
 
 use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 use tokio::net::TcpStream;
+
+pub(crate) use footprint::{Footprint, memory_bytes};
 
 /// Workers that are started when nobody says how many, at most.
 const MOST_DEFAULT_WORKERS: usize = 4;

@@ -45,6 +45,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::machine::Footprint;
 use crate::metrics::{Metrics, RestartReason};
 use crate::pool::{self, Pool};
 use crate::sidecar::process::Spawner;
@@ -158,6 +159,8 @@ pub(crate) struct WorkerStatus {
     pub(crate) pid: Option<u32>,
     /// Processes started for it so far.
     pub(crate) generation: u64,
+    /// What the process says of its memory.
+    pub(crate) footprint: Footprint,
     /// When the process was started.
     pub(crate) started: Instant,
     /// When it can be ready again, as far as that can be told.

@@ -18,8 +18,8 @@
 //! * A header with another magic, version, reserved field or an unknown message type is an error, and so
 //!   is a body length above [`MAX_BODY_BYTES`]. The header is judged before any memory is reserved for the
 //!   body. There is no resynchronisation: after an error the connection is given up.
-//! * The body is one msgpack map with string keys. Unknown keys are ignored, a missing key is an error.
-//!   Extension types are never used.
+//! * The body is one msgpack map with string keys. Unknown keys are ignored, a missing key is an error unless
+//!   it is optional. Extension types are never used.
 //! * Token ids, lengths and vectors travel as one msgpack `bin` each, of little-endian `u32` or `f32`.
 //!
 //! # Messages
@@ -32,7 +32,7 @@
 //! | 4 | [`Vectors`] | worker to gateway | `batch_id` u64, `count` u32, `dimension` u32, `compute_seconds` f64, `vectors` bin of `count * dimension * 4` bytes |
 //! | 5 | [`Failed`] | worker to gateway | `batch_id` u64, `code` str, `message` str |
 //! | 6 | [`Fatal`] | worker to gateway | `code` str, `message` str |
-//! | 7 | [`Heartbeat`] | worker to gateway | `steps_done` u64 |
+//! | 7 | [`Heartbeat`] | worker to gateway | `steps_done` u64, `memory_bytes` u64 (optional) |
 //! | 16 | [`Embed`] | gateway to worker | `batch_id` u64, `pooling` str, `threads` u16, `lengths` bin of `n * 4` bytes, `token_ids` bin of `sum(lengths) * 4` bytes |
 //!
 //! # Conversation

@@ -113,6 +113,10 @@ pub struct Fatal {
 pub struct Heartbeat {
     /// Grows whenever the worker gets on with a batch, by steps of any size.
     pub steps_done: u64,
+    /// Memory that the worker takes, where what is resident of its process leaves out a part of it: on macOS, that of the
+    /// GPU. Left out elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
 }
 
 /// A batch to compute.

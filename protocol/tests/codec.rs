@@ -36,7 +36,10 @@ fn raw_frame(message_type: MessageType, body: &[u8]) -> BytesMut {
 #[test]
 fn two_frames_in_one_read_come_out_one_by_one() {
     let mut stream = encoded(vectors());
-    stream.extend_from_slice(&encoded(WorkerMessage::Heartbeat(Heartbeat { steps_done: 1 })));
+    stream.extend_from_slice(&encoded(WorkerMessage::Heartbeat(Heartbeat {
+        steps_done: 1,
+        memory_bytes: None,
+    })));
     let mut codec = GatewayCodec::default();
     assert_eq!(codec.decode(&mut stream).unwrap(), Some(vectors()));
     assert!(matches!(codec.decode(&mut stream).unwrap(), Some(WorkerMessage::Heartbeat(_))));

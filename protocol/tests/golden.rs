@@ -78,8 +78,16 @@ fn golden() -> Vec<(&'static str, Message, Value)> {
         ),
         (
             "heartbeat",
-            Message::Worker(WorkerMessage::Heartbeat(Heartbeat { steps_done: 70_000 })),
+            Message::Worker(WorkerMessage::Heartbeat(Heartbeat { steps_done: 70_000, memory_bytes: None })),
             json!({"steps_done": 70_000}),
+        ),
+        (
+            "heartbeat_with_memory",
+            Message::Worker(WorkerMessage::Heartbeat(Heartbeat {
+                steps_done: 70_000,
+                memory_bytes: Some(1 << 33),
+            })),
+            json!({"steps_done": 70_000, "memory_bytes": 1_u64 << 33}),
         ),
         (
             "embed",
@@ -110,7 +118,8 @@ fn frames_are_written_and_read_as_the_golden_files_say() {
     for (name, message, fields) in golden() {
         let file = format!("{name}.bin");
         let frame = encode(&message);
-        index.push(json!({"file": file, "type": name, "fields": fields}));
+        let kind = name.split("_with_").next();
+        index.push(json!({"file": file, "type": kind, "fields": fields}));
         if write {
             std::fs::write(folder().join(&file), &frame).unwrap();
         }

@@ -11,7 +11,8 @@ At the start: ``warm_up`` (tokens and seconds that it says its warm-up took), ``
 ``start_exit`` (code), ``hello_version`` (number), ``fatal`` (message), ``never_ready`` (true), ``say`` (a
 line for standard error), ``report`` (a file that is told what is around the worker), ``orphan`` (true: a
 child that outlives the worker a little), ``shorter`` (by so many tokens the longest text is shorter than it
-was told to be), ``hello_delay`` (seconds before ``hello``), ``hold_gil`` (seconds after ``hello`` in which
+was told to be), ``footprint`` (bytes that its heartbeats say of its memory; read again before every
+heartbeat), ``hello_delay`` (seconds before ``hello``), ``hold_gil`` (seconds after ``hello`` in which
 no heartbeat has a turn).
 
 At a batch (``only_worker`` limits them to one worker's id, ``only_pid`` to one process; ``times`` counts how
@@ -155,6 +156,7 @@ def serve(connection: Connection, misbehaviour: Misbehaviour, told: Told) -> int
     hello = bytearray(_protocol.encode(_protocol.Hello(pid=os.getpid(), sidecar_version="fake")))
     hello[4] = start.get("hello_version", hello[4])
     os.write(SOCKET, hello)
+    connection.memory_bytes = lambda: misbehaviour.at_start().get("footprint")
     connection.watch(beats=True)
     if "hold_gil" in start:
         # Like C code that was entered with the interpreter locked: `PyDLL` does not give the lock back.
@@ -167,6 +169,7 @@ def serve(connection: Connection, misbehaviour: Misbehaviour, told: Told) -> int
         signal.pause()
     dimension = told.dimension
     warm_up, longest = start.get("warm_up", [10, 0.01]), told.max_tokens - start.get("shorter", 0)
+    connection.beat()
     connection.write(
         _protocol.Ready(
             "fake", dimension, longest, told.device, told.dtype, "none", [], warm_up[0], warm_up[1]

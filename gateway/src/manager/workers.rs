@@ -21,7 +21,7 @@ pub struct WorkerInfo {
     pub in_flight: usize,
     /// Times it was started again.
     pub restarts: u64,
-    /// Resident memory of the process.
+    /// Memory of the process: what is resident, but what it says of itself where a GPU shares the memory (macOS).
     pub rss_bytes: Option<u64>,
     /// Age of the process.
     pub uptime: Option<Duration>,
@@ -37,7 +37,7 @@ pub struct WorkerInfo {
 
 /// What is known of each worker now.
 pub(super) fn describe(statuses: Vec<WorkerStatus>, pool: &Pool) -> Vec<WorkerInfo> {
-    let pids: Vec<Option<u32>> = statuses.iter().map(|status| status.pid).collect();
+    let memory = machine::memory_bytes(statuses.iter().map(|status| (status.pid, &status.footprint)));
     let describe = |(status, rss_bytes): (WorkerStatus, Option<u64>)| WorkerInfo {
         in_flight: pool.in_flight(status.id),
         rss_bytes,
@@ -52,7 +52,7 @@ pub(super) fn describe(statuses: Vec<WorkerStatus>, pool: &Pool) -> Vec<WorkerIn
         blas: status.ready.as_ref().map(|ready| ready.blas.clone()),
         warnings: status.ready.map(|ready| ready.warnings).unwrap_or_default(),
     };
-    statuses.into_iter().zip(machine::resident_bytes(&pids)).map(describe).collect()
+    statuses.into_iter().zip(memory).map(describe).collect()
 }
 
 /// Why no worker can take a batch, for an operator.

@@ -34,6 +34,7 @@ use super::writer::Writer;
 use super::{Assignment, Manner, Membership, Pool, Seat};
 use crate::error::EmbedError;
 use crate::job::{Doubt, Job};
+use crate::machine::Footprint;
 use crate::metrics::RestartReason;
 pub(crate) use end::{End, ProtocolFault};
 use in_flight::{InFlight, Work};
@@ -68,6 +69,8 @@ pub(crate) struct Settings {
     pub(crate) stall_timeout: Duration,
     /// Batches after which the worker is replaced.
     pub(crate) max_batches: Option<u64>,
+    /// Where its heartbeats' memory goes.
+    pub(crate) footprint: Footprint,
 }
 
 /// What ended, and how much was done.
@@ -259,6 +262,7 @@ impl Connection {
         self.watch.silent = 0;
         match message {
             WorkerMessage::Heartbeat(heartbeat) => {
+                self.settings.footprint.tell(heartbeat.memory_bytes);
                 if heartbeat.steps_done != self.watch.steps_done {
                     self.watch.steps_done = heartbeat.steps_done;
                     self.watch.idle = 0;

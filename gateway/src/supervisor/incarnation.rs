@@ -12,7 +12,7 @@ use tokio_util::codec::Framed;
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
-use crate::machine;
+use crate::machine::{self, Footprint};
 use crate::metrics::RestartReason;
 use crate::pool::connection::{self, End, Outcome};
 use crate::pool::{Manner, Membership};
@@ -52,6 +52,7 @@ pub(super) enum Loss {
 /// A process on its way to being ready.
 pub(super) struct Starting {
     pub(super) process: Process,
+    pub(super) footprint: Footprint,
     socket: Framed<UnixStream, GatewayCodec>,
     started: Instant,
     generation: u64,
@@ -69,6 +70,10 @@ pub(super) struct Started {
 impl Started {
     pub(super) fn pid(&self) -> u32 {
         self.starting.process.pid()
+    }
+
+    pub(super) fn footprint(&self) -> &Footprint {
+        &self.starting.footprint
     }
 
     pub(super) fn started(&self) -> Instant {
@@ -95,6 +100,7 @@ pub(super) fn spawn(shared: &Shared, id: usize, generation: u64) -> Result<Start
     match shared.spawner.spawn(id) {
         Ok((process, socket)) => Ok(Starting {
             process,
+            footprint: Footprint::default(),
             socket: Framed::new(socket, GatewayCodec::default()),
             started,
             generation,
@@ -117,7 +123,7 @@ pub(super) async fn wait_until_ready(
 ) -> Result<Started, Death> {
     let start_timeout = shared.config.start_timeout;
     let handshake = tokio::select! {
-        ready = tokio::time::timeout(start_timeout, handshake(shared, id, &mut starting.socket)) => {
+        ready = tokio::time::timeout(start_timeout, handshake(shared, id, &mut starting.socket, &starting.footprint)) => {
             ready.unwrap_or(Err(Loss::StartTimeout(start_timeout)))
         }
         () = shared.stop.cancelled() => Err(Loss::Stopped),
@@ -142,7 +148,7 @@ pub(super) async fn wait_until_ready(
             Ok(started)
         }
         Err(loss) => {
-            let Starting { process, socket, started, generation, oom_kills } = starting;
+            let Starting { process, socket, started, generation, oom_kills, .. } = starting;
             // One that is to be killed keeps its socket, whose end would let it end by itself.
             let is_killed = matches!(loss, Loss::StartTimeout(_) | Loss::Silent(_) | Loss::Protocol(_));
             let kept = is_killed.then_some(socket);
@@ -158,6 +164,7 @@ async fn handshake(
     shared: &Shared,
     id: usize,
     socket: &mut Framed<UnixStream, GatewayCodec>,
+    footprint: &Footprint,
 ) -> Result<Ready, Loss> {
     let mut silence = Silence::new(shared.config.start_heartbeat_timeout);
     let Hello { pid, sidecar_version } = match next_message(shared, socket, &mut silence).await? {
@@ -168,7 +175,7 @@ async fn handshake(
     tracing::debug!(worker = id, pid, sidecar_version, "worker started");
     let message = loop {
         match next_message(shared, socket, &mut silence).await? {
-            WorkerMessage::Heartbeat(_) => {}
+            WorkerMessage::Heartbeat(heartbeat) => footprint.tell(heartbeat.memory_bytes),
             message => break message,
         }
     };
@@ -247,7 +254,7 @@ pub(super) async fn serve(
 ) -> Death {
     let config = &shared.config;
     let progress_timeout = config.progress_timeout(&started.ready.device);
-    let Starting { process, socket, started, generation, oom_kills } = started.starting;
+    let Starting { process, footprint, socket, started, generation, oom_kills } = started.starting;
     let settings = connection::Settings {
         worker: id,
         dimension: shared.dimension,
@@ -256,6 +263,7 @@ pub(super) async fn serve(
         progress_timeout,
         stall_timeout: config.stall_timeout,
         max_batches: config.max_batches,
+        footprint,
     };
     let Outcome { end, batches_answered, in_flight, computing } =
         connection::run(socket, settings, membership, relieve, shared.stop.clone()).await;

@@ -131,9 +131,10 @@ pub(super) async fn watch_memory(
             () = shared.stop.cancelled() => return,
         }
         let ready: Vec<WorkerStatus> = statuses.iter().map(|status| status.borrow().clone()).collect();
-        let pids: Vec<Option<u32>> =
-            ready.iter().map(|status| status.pid.filter(|_| status.state == WorkerState::Ready)).collect();
-        for (status, bytes) in ready.iter().zip(machine::resident_bytes(&pids)) {
+        let processes = ready
+            .iter()
+            .map(|status| (status.pid.filter(|_| status.state == WorkerState::Ready), &status.footprint));
+        for (status, bytes) in ready.iter().zip(machine::memory_bytes(processes)) {
             let (Some(bytes), Some((seat, at_start))) = (bytes, status.seat) else { continue };
             if bytes <= limit_bytes {
                 continue;

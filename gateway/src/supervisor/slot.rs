@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 use super::backoff::{Backoff, Cause, CrashLoop};
 use super::incarnation::{self, Death, Loss, Started};
 use super::{Due, Shared, WorkerState, WorkerStatus};
-use crate::machine;
+use crate::machine::{self, Footprint};
 use crate::metrics::RestartReason;
 
 /// Told to replace a worker's process.
@@ -68,6 +68,7 @@ impl Slot {
             state: WorkerState::Starting,
             pid: None,
             generation: 0,
+            footprint: Footprint::default(),
             started: Instant::now(),
             due: Due::Now,
             ready: None,
@@ -118,7 +119,10 @@ impl Slot {
         });
         let generation = self.status.borrow().generation;
         let starting = incarnation::spawn(&self.shared, self.id, generation)?;
-        self.publish(|status| status.pid = Some(starting.process.pid()));
+        self.publish(|status| {
+            status.pid = Some(starting.process.pid());
+            status.footprint = starting.footprint.clone();
+        });
         incarnation::wait_until_ready(&self.shared, self.id, starting).await
     }
 
@@ -131,13 +135,15 @@ impl Slot {
         }
         let pid = started.pid();
         // Before it has a batch.
-        let memory_at_start = machine::resident_bytes(&[Some(pid)])[0];
+        let footprint = started.footprint().clone();
+        let memory_at_start = machine::memory_bytes([(Some(pid), &footprint)])[0];
         let is_in_crash_loop = self.crash_loop.is_on();
         let membership = self.shared.pool.join(self.id, started.warm_up_speed());
         let seat = membership.seat.number();
         self.publish(|status| {
             status.state = WorkerState::Ready;
             status.pid = Some(pid);
+            status.footprint = footprint;
             status.started = started.started();
             status.due = Due::Now;
             status.seat = Some((seat, memory_at_start));

@@ -301,6 +301,33 @@ fn row_17_a_worker_that_grows_too_large_is_replaced_by_a_ready_one_and_nobody_no
 }
 
 #[test]
+fn row_17_what_a_worker_says_of_its_memory_counts_where_little_of_it_is_resident() {
+    let flags = [
+        "--workers",
+        "1",
+        "--worker-memory-limit",
+        "2GiB",
+        "--memory-interval",
+        "50ms",
+        "--heartbeat-timeout",
+        "400ms",
+    ];
+    let gateway = Gateway::misbehaving(&json!({"footprint": 1_u64 << 30}), &flags);
+    gateway.wait_until_ready();
+    let before = gateway.worker_pids();
+    assert_eq!(gateway.health()["workers"][0]["rss_bytes"], 1_u64 << 30);
+    assert_eq!(gateway.metric("akidb_worker_resident_bytes{worker=\"0\"}"), f64::from(1 << 30));
+    assert_eq!(restarts(&gateway, "memory"), 0.0);
+    gateway.misbehave(&json!({"footprint": 3_u64 << 30}));
+    gateway.eventually("the worker is replaced", |gateway| restarts(gateway, "memory") == 1.0);
+    // The successor says so much from the start: the limit is too small for the model.
+    gateway.logged("the memory limit is less than what the model needs: it is ignored", |_| true);
+    assert_ne!(gateway.worker_pids(), before);
+    assert_eq!(restarts(&gateway, "memory"), 1.0);
+    assert_eq!(gateway.embed(&["a"]).status, 200);
+}
+
+#[test]
 fn row_17_a_worker_is_replaced_after_the_batches_it_may_answer() {
     let gateway = Gateway::misbehaving(&json!({}), &["--workers", "1", "--worker-max-batches", "5"]);
     gateway.wait_until_ready();

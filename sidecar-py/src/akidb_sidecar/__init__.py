@@ -5,7 +5,8 @@ Layout, in the order in which a batch passes:
 * ``__main__``, ``_cli``: the command line.
 * ``_worker``: read a batch, embed it, write the answer.
 * ``_connection``, ``_protocol``: frames over standard input; the specification is the documentation of the
-  gateway's protocol crate. ``_hang_up``: whether the gateway is still there.
+  gateway's protocol crate. ``_hang_up``: whether the gateway is still there;
+  ``_footprint``: what heartbeats say of memory.
 * ``_device``: which device computes; imports MLX, after its ``_blas``.
 * ``_engine``: what an engine is. ``_mlx_engine`` loads a model and has MLX compute it, with ``models/`` and
   ``_pooling``, or gives it to ``_kernel_engine``, which computes on a CPU with ``_kernels`` and ``native/``.

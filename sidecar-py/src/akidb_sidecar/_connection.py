@@ -10,7 +10,9 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
-from akidb_sidecar import _protocol
+import msgspec
+
+from akidb_sidecar import _footprint, _protocol
 from akidb_sidecar._hang_up import HangUp
 
 if TYPE_CHECKING:
@@ -30,6 +32,8 @@ class Connection:
         self._header = bytearray(_protocol.HEADER_BYTES)
         self.steps_done: Callable[[], int] = lambda: 0
         """What heartbeats say of the worker's progress."""
+        self.memory_bytes: Callable[[], int | None] = _footprint.physical
+        """What they say of its memory."""
 
     def read(self) -> _protocol.Message:
         """Wait for one frame. Memory for its body is taken after its header was judged."""
@@ -49,6 +53,12 @@ class Connection:
                 except (BrokenPipeError, ConnectionResetError):
                     end_of_gateway()
 
+    def beat(self) -> None:
+        """Send a heartbeat now."""
+        memory_bytes = self.memory_bytes()
+        told = msgspec.UNSET if memory_bytes is None else memory_bytes
+        self.write(_protocol.Heartbeat(steps_done=self.steps_done(), memory_bytes=told))
+
     def watch(self, *, beats: bool) -> None:
         """Start the liveness thread. It never reads, so that it takes nothing from the reading thread.
 
@@ -60,7 +70,7 @@ class Connection:
         hang_up = HangUp(self._descriptor)
         while not hang_up.comes_within(self._heartbeat_ms / 1000):
             if beats:
-                self.write(_protocol.Heartbeat(steps_done=self.steps_done()))
+                self.beat()
         end_of_gateway()
 
     def _read_exactly(self, buffer: memoryview) -> None:

@@ -95,10 +95,14 @@ class Fatal(Message, frozen=True):
 
 
 class Heartbeat(Message, frozen=True):
-    """A sign of life; ``steps_done`` grows whenever the worker gets on with a batch."""
+    """A sign of life; ``steps_done`` grows whenever the worker gets on with a batch.
+
+    ``memory_bytes`` is left out where what is resident of the process says it.
+    """
 
     TYPE = 7
     steps_done: U64
+    memory_bytes: U64 | msgspec.UnsetType = msgspec.UNSET
 
 
 class Embed(Message, frozen=True):

@@ -60,6 +60,7 @@ def run(load_engine: Callable[[], Engine], heartbeat_ms: int = HEARTBEAT_MS) -> 
         told = ModelError("internal", f"loading the model failed: {error}")
         connection.write(_protocol.Fatal(code=told.code, message=told.message))
         return EXIT_CONFIGURATION
+    connection.beat()  # the gateway wants to know how much memory the model takes before it has a batch
     connection.write(ready)
     connection.steps_done = engine.steps_done
     if os.environ.get("AKIDB_CHAOS") == "1":
