@@ -14,6 +14,9 @@ UV := .tools/bin/uv
 UV_SYNC := cd sidecar-py && UV_PYTHON_DOWNLOADS=never UV_SYSTEM_CERTS=true ../$(UV) sync --locked --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')"
 IN_VENV := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 
+# With Apple silicon there is one GPU, and one worker to have it, which is what the gateway takes by itself.
+WORKERS := $(if $(filter Darwin-arm64,$(shell uname -sm | tr ' ' '-')),,--workers 2)
+
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev build run test lint lint-rust lint-python audit test-rust test-python guard check-platforms precision fuzz doctor bench chaos overload qwen3 golden clean
 
@@ -28,7 +31,7 @@ $(UV): scripts/uv-requirements.txt
 	@touch $@
 
 $(VENV)/.run-ready: $(UV) sidecar-py/uv.lock sidecar-py/pyproject.toml
-	@echo "==> Making the Python environment (about 120 MB, once)"
+	@echo "==> Making the Python environment (once; it downloads 110 MB on Linux, 135 MB on macOS)"
 	@$(UV_SYNC) --no-dev --inexact
 	@touch $@
 
@@ -45,8 +48,8 @@ build: ## Build target/release/akidb-gateway
 	@echo "==> Building the gateway"
 	@$(CARGO) build --release --locked
 
-run: setup build ## Serve all-minilm-l6-v2 on 127.0.0.1:8080 with two workers; more flags in ARGS="..."
-	@AKIDB_PYTHON="$${AKIDB_PYTHON:-$(CURDIR)/$(VENV)/bin/python}" exec target/release/akidb-gateway --model all-minilm-l6-v2 --workers 2 $(ARGS)
+run: setup build ## Serve all-minilm-l6-v2 on 127.0.0.1:8080 with two workers, with Apple silicon one; more flags in ARGS="..."
+	@AKIDB_PYTHON="$${AKIDB_PYTHON:-$(CURDIR)/$(VENV)/bin/python}" exec target/release/akidb-gateway --model all-minilm-l6-v2 $(WORKERS) $(ARGS)
 
 test: setup-dev lint audit test-rust test-python guard ## Check everything: format, lints, licences, advisories, tests
 

@@ -9,6 +9,7 @@ use std::num::NonZero;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
+use rlimit::{Resource, getrlimit, setrlimit};
 use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 use tokio::net::TcpStream;
 
@@ -113,8 +114,20 @@ pub(crate) fn resident_bytes(pids: &[Option<u32>]) -> Vec<Option<u64>> {
 /// Raises the soft limit of file descriptors as far as allowed, which macOS says in `kern.maxfilesperproc`; returns the
 /// limit now in force.
 pub(crate) fn raise_descriptor_limit() -> u64 {
-    rlimit::increase_nofile_limit(MOST_DESCRIPTORS)
-        .or_else(|_| rlimit::getrlimit(rlimit::Resource::NOFILE).map(|(soft, _)| soft))
+    raise_descriptors(MOST_DESCRIPTORS, cfg!(target_os = "macos"))
+}
+
+/// A soft limit that is there already may be beyond what macOS gives, such as after `ulimit -n unlimited`. One that is
+/// raised never is, so there it is lowered first.
+fn raise_descriptors(wanted: u64, may_promise_too_much: bool) -> u64 {
+    if may_promise_too_much
+        && let Ok((soft, hard)) = getrlimit(Resource::NOFILE)
+        && soft > FEWEST_DESCRIPTORS
+    {
+        let _ = setrlimit(Resource::NOFILE, FEWEST_DESCRIPTORS, hard);
+    }
+    rlimit::increase_nofile_limit(wanted)
+        .or_else(|_| getrlimit(Resource::NOFILE).map(|(soft, _)| soft))
         .unwrap_or(FEWEST_DESCRIPTORS)
 }
 
@@ -125,21 +138,32 @@ mod tests {
     #[test]
     fn the_limit_of_descriptors_is_the_one_in_force() {
         let raised = raise_descriptor_limit();
-        let (soft, hard) = rlimit::getrlimit(rlimit::Resource::NOFILE).unwrap();
+        let (soft, hard) = getrlimit(Resource::NOFILE).unwrap();
         assert_eq!(raised, soft);
         assert!(raised >= hard.min(MOST_DESCRIPTORS) || cfg!(target_os = "macos"));
     }
 
     #[test]
+    fn a_limit_of_descriptors_that_promises_too_much_is_not_taken_as_it_is() {
+        let (_, hard) = getrlimit(Resource::NOFILE).unwrap();
+        let wanted = FEWEST_DESCRIPTORS + 44;
+        setrlimit(Resource::NOFILE, wanted + 1, hard).unwrap();
+        assert_eq!(raise_descriptors(wanted, false), wanted + 1);
+        assert_eq!(raise_descriptors(wanted, true), wanted);
+        assert_eq!(getrlimit(Resource::NOFILE).unwrap(), (wanted, hard));
+    }
+
+    #[test]
     fn sockets_to_workers_have_large_buffers_on_both_ends() {
         let (plain, _other) = UnixStream::pair().unwrap();
-        let usual = socket2::SockRef::from(&plain).send_buffer_size().unwrap();
+        let plain = socket2::SockRef::from(&plain);
+        let (sent, received) = (plain.send_buffer_size().unwrap(), plain.recv_buffer_size().unwrap());
         let (ours, theirs) = socket_pair().unwrap();
         for end in [&ours, &theirs] {
             let socket = socket2::SockRef::from(end);
             // Linux doubles what is asked for, and allows what `net.core.wmem_max` says, by default what is usual.
-            assert!(socket.send_buffer_size().unwrap() >= (2 * usual).min(SOCKET_BUFFER_BYTES));
-            assert!(socket.recv_buffer_size().unwrap() >= (2 * usual).min(SOCKET_BUFFER_BYTES));
+            assert!(socket.send_buffer_size().unwrap() >= (2 * sent).min(SOCKET_BUFFER_BYTES));
+            assert!(socket.recv_buffer_size().unwrap() >= (2 * received).min(SOCKET_BUFFER_BYTES));
         }
     }
 

@@ -31,6 +31,7 @@ class FakeSystem:
 
 def test_the_physical_footprint_is_read_from_its_place() -> None:
     assert _footprint.asked(FakeSystem(0, 5 << 30)) == 5 << 30
+    assert ctypes.sizeof(_footprint._ResourceUsage) == 96, "the system writes as much as it has"
 
 
 def test_a_system_that_does_not_tell_is_no_error() -> None:

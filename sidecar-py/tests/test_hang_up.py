@@ -82,6 +82,11 @@ def test_data_is_no_hang_up_and_is_left_to_the_reader(ends: tuple[int, int]) -> 
     assert os.read(ours, 100) == b"first and second"
 
 
+def test_a_descriptor_that_is_closed_has_nobody_at_its_other_end() -> None:
+    nobody = 60_000  # a number so large that nothing opened meanwhile gets it
+    assert HangUp(nobody).comes_within(60)
+
+
 def test_a_device_never_hangs_up() -> None:
     with open(os.devnull, "rb") as device:  # noqa: PTH123 - a device
         assert not HangUp(device.fileno()).comes_within(0.05)

@@ -8,6 +8,7 @@ mod failing_workers;
 mod fault_corners;
 mod fault_rows;
 mod fault_rows_life;
+// Only Linux has control groups.
 #[cfg(target_os = "linux")]
 mod fault_rows_memory;
 mod faults;

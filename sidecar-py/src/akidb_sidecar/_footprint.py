@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from functools import cache
 
 _RUSAGE_INFO_V0 = 0
 _COUNTS = (
@@ -36,7 +37,12 @@ class _ResourceUsage(ctypes.Structure):
 
 def physical() -> int | None:
     """Return it in bytes; ``None`` where what is resident says it."""
-    return asked(ctypes.CDLL(None)) if sys.platform == "darwin" else None
+    return asked(_system()) if sys.platform == "darwin" else None
+
+
+@cache
+def _system() -> ctypes.CDLL:
+    return ctypes.CDLL(None)
 
 
 def asked(system: object) -> int | None:

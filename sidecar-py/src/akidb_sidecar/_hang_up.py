@@ -7,6 +7,7 @@ with data, which is passed over.
 
 from __future__ import annotations
 
+import errno
 import select
 import time
 from typing import TYPE_CHECKING, Any
@@ -41,8 +42,9 @@ def _by_kqueue(descriptor: int) -> Callable[[float], bool]:
     flags = bsd.KQ_EV_ADD | bsd.KQ_EV_CLEAR
     try:
         queue.control([bsd.kevent(descriptor, bsd.KQ_FILTER_READ, flags)], 0)
-    except OSError:
-        return _never  # of a device, such as `/dev/null`, it knows nothing; Linux never tells of one either
+    except OSError as error:
+        # Of a device, such as `/dev/null`, it knows nothing; Linux never tells of one either.
+        return _at_once if error.errno == errno.EBADF else _never
 
     def wait(seconds: float) -> bool:
         end = time.monotonic() + seconds
@@ -54,6 +56,10 @@ def _by_kqueue(descriptor: int) -> Callable[[float], bool]:
                 return False
 
     return wait
+
+
+def _at_once(_seconds: float) -> bool:
+    return True
 
 
 def _never(seconds: float) -> bool:
