@@ -5,6 +5,7 @@ PYTHON ?= python3
 CARGO ?= cargo
 ARGS ?=
 BENCH_ARGS ?=
+MAC_ARGS ?=
 CHAOS_ARGS ?=
 OVERLOAD_ARGS ?=
 QWEN3_ARGS ?=
@@ -18,7 +19,7 @@ IN_VENV := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 WORKERS := $(if $(filter Darwin-arm64,$(shell uname -sm | tr ' ' '-')),,--workers 2)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev build run test lint lint-rust lint-python audit test-rust test-python guard check-platforms precision fuzz doctor bench chaos overload qwen3 golden clean
+.PHONY: help setup setup-dev build run test lint lint-rust lint-python audit test-rust test-python guard check-platforms mac-report precision fuzz doctor bench chaos overload qwen3 golden clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -81,6 +82,9 @@ guard: setup-dev ## Count the instructions of the inner loops; more than committ
 
 check-platforms: setup-dev ## Check from here what runs on macOS and on Linux on ARM: clippy, C sources, Python's types
 	@PYTHONPATH=scripts $(VENV)/bin/python -m platforms.check
+
+mac-report: setup-dev build ## Go through the list of docs/MAC.md and write what was found to target/mac-report.md; MAC_ARGS="--only device"
+	@PYTHONPATH=scripts $(VENV)/bin/python -m mac $(MAC_ARGS)
 
 precision: setup-dev ## Print how exact vectors are in each type in which a GPU may compute, on it or with its branches on a CPU
 	@PYTHONPATH=scripts $(VENV)/bin/python -m precision

@@ -1,0 +1,1 @@
+"""What only a Mac can show: the list of ``docs/MAC.md``, gone through by a program."""
