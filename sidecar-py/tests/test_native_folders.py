@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import wait_until
+from conftest import TESTS, wait_until
 from native_setup import LOADED, PREPARE, NativeSetup, script
 
 from akidb_sidecar import _native, _private_folder
@@ -254,7 +254,10 @@ def test_library_is_compiled_elsewhere_where_it_cannot_be_kept(
 
 @pytest.mark.usefixtures("can_mount")
 def test_full_disks_everywhere_are_named(empty: NativeSetup) -> None:
-    fill = "for folder in /tmp /var/tmp /dev/shm; do mount -t tmpfs -o size=64k tmpfs $folder; done;"
+    folders = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - as the workers know them
+    if any(TESTS.is_relative_to(folder) for folder in folders):
+        pytest.skip("this checkout lies in a folder that the test hides under a full disk")
+    fill = f"for folder in {' '.join(folders)}; do mount -t tmpfs -o size=64k tmpfs $folder; done;"
     outcome = empty.load(*mounted("mode=700,size=64k"), "sh", "-ec", f'{fill} exec "$0" "$@"')
     assert not outcome.is_loaded
     assert "No space left on device" in outcome.error
