@@ -19,7 +19,7 @@ IN_VENV := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 WORKERS := $(if $(filter Darwin-arm64,$(shell uname -sm | tr ' ' '-')),,--workers 2)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev build run test lint lint-rust lint-python audit test-rust test-python guard check-platforms mac-report precision fuzz doctor bench chaos overload qwen3 golden clean
+.PHONY: help setup setup-dev build run test lint lint-rust lint-python audit test-rust test-python guard check-platforms test-aarch64 mac-report precision fuzz doctor bench chaos overload qwen3 golden clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -82,6 +82,9 @@ guard: setup-dev ## Count the instructions of the inner loops; more than committ
 
 check-platforms: setup-dev ## Check from here what runs on macOS and on Linux on ARM: clippy, C sources, Python's types
 	@PYTHONPATH=scripts $(VENV)/bin/python -m platforms.check
+
+test-aarch64: setup-dev ## Run the kernels and the golden vectors as Linux on ARM does, under QEMU; on Debian alone
+	@PYTHONPATH=scripts $(VENV)/bin/python -m platforms.aarch64
 
 mac-report: setup-dev build ## Go through the list of docs/MAC.md and write what was found to target/mac-report.md; MAC_ARGS="--only device"
 	@PYTHONPATH=scripts $(VENV)/bin/python -m mac $(MAC_ARGS)
