@@ -117,6 +117,7 @@ fn the_fast_blas_is_in_use_and_the_slow_one_is_warned_of() {
     assert!(!worker["blas"].as_str().unwrap().contains("reference"), "{worker}");
     assert_eq!(worker["warnings"].as_array().unwrap().len(), 0, "{worker}");
     drop(gateway);
+    // Elsewhere MLX's wheel has a fast one of its own.
     if cfg!(target_os = "linux") {
         let mut command = support::command();
         command.env("AKIDB_REFERENCE_BLAS", "1").args(["--model", support::MINILM, "--workers", "1"]);

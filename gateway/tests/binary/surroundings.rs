@@ -201,6 +201,7 @@ fn as_process_1(command: &Command) -> Option<Command> {
     Some(shell)
 }
 
+// Only Linux has namespaces of processes.
 #[cfg(target_os = "linux")]
 #[test]
 fn as_process_1_it_buries_orphans_obeys_signals_and_says_how_it_ended() {
