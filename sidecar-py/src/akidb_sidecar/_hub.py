@@ -157,7 +157,8 @@ def _ask_and_download(repository: str, wanted: str, exactly: str) -> Fetched:
         _check_size(snapshot / name, sizes[name])
     _layout.check_directory(snapshot, repository)
     _cache.record(repository, wanted, commit)
-    return Fetched(snapshot, commit, downloaded=bool(missing))
+    # As the library names it when it is there already: on macOS many folders are behind symbolic links.
+    return Fetched(snapshot.resolve(), commit, downloaded=bool(missing))
 
 
 def _check_size(file: Path, size_bytes: int) -> None:
