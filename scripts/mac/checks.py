@@ -165,7 +165,7 @@ def too_long_a_text() -> tuple[bool, str]:
 
 
 def long_text() -> tuple[bool, str]:
-    """Have one text computed for long: of 32,000 tokens on a Mac, where a watchdog looks after the GPU."""
+    """Have one text computed for long: of 32,000 tokens on a Mac, where a watchdog watches the GPU."""
     folder, words = GOLDEN / "tiny-qwen3-4bit", 600
     if ON_MAC:
         folder, words = checkpoint.FOLDER, 32_000

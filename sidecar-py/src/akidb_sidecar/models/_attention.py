@@ -91,7 +91,7 @@ class PackedAttention:
     def __call__(self, heads: int, *parts: mx.array, scope: Scope) -> mx.array:
         """Attend within every text.
 
-        ``parts`` are the queries, with ``heads`` of them, then the keys, then the values, one behind the
+        ``parts`` are the queries, with ``heads`` of them, then the keys, then the values, one after the
         other in as few arrays of ``(tokens, any number of heads, size)`` as they come in. Keys and values may
         have fewer heads. Returns ``(tokens, heads * size)``.
         """
@@ -113,7 +113,7 @@ class PackedAttention:
         texts, longest, size = group.texts, group.longest, parts[0].shape[-1]
         is_fused = size in FUSED_SIZES
         if not is_fused:
-            # Or every product would copy what it reads: it takes rows that lie one behind the other.
+            # Or every product would copy what it reads: it takes rows that lie one after the other.
             parts = [mx.contiguous(part) for part in parts]
         query, key, value = _cut(parts, counts)
         blocks = []
@@ -186,7 +186,7 @@ def _of_group(group: Group, x: mx.array) -> mx.array:
 
 
 def _cut(parts: Sequence[mx.array], counts: tuple[int, ...]) -> list[mx.array]:
-    """Cut what lies one behind the other along the heads."""
+    """Cut what lies one after the other along the heads."""
     pieces: list[mx.array] = []
     for part in parts:
         start = 0
