@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import select
 import shutil
@@ -13,12 +12,17 @@ import subprocess
 import sys
 import time
 from array import array
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 from native_setup import LOADED, NativeSetup, script
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+
+from precision import golden
+from precision.golden import Text
+from precision.golden import cosine as cosine  # noqa: PLC0414 - for all tests
 
 from akidb_sidecar import _prepare, _protocol
 
@@ -50,6 +54,7 @@ ON_ANY_SYSTEM = pytest.mark.parametrize(
 )
 """For a process whose command these are the first words of: once as it is, and once with the rules of XNU."""
 
+GoldenText = Text
 Kind = TypeVar("Kind", bound=_protocol.Message)
 BINARY_FIELDS = ("lengths", "token_ids", "vectors")
 
@@ -222,13 +227,6 @@ def rows(numbers: array[float], count: int) -> list[array[float]]:
     return [numbers[row * dimension : (row + 1) * dimension] for row in range(count)]
 
 
-def cosine(left: Sequence[float], right: Sequence[float]) -> float:
-    """Return the cosine of the angle between two vectors."""
-    assert len(left) == len(right)
-    product = math.fsum(a * b for a, b in zip(left, right, strict=True))
-    return product / (math.hypot(*left) * math.hypot(*right))
-
-
 def same_cosine(engine: Engine) -> float:
     """Return the least cosine of vectors that should be one, in the type in which an engine computes."""
     return {"float32": 0.99999, "float16": 0.9999, "bfloat16": 0.99}[engine.info.dtype]
@@ -269,28 +267,10 @@ def golden_frames() -> list[dict[str, Any]]:
     return entries
 
 
-@dataclass(frozen=True)
-class GoldenText:
-    """A text whose vector the reference implementation computed."""
-
-    token_ids: tuple[int, ...]
-    vector: array[float]
-
-
 @pytest.fixture(scope="session")
-def golden_texts() -> list[GoldenText]:
-    """Return the golden texts of all-minilm-l6-v2 whose token ids are known in full."""
-    entries = json.loads((TESTS / "golden" / "minilm.json").read_text())
-    raw = (TESTS / "golden" / "minilm.npy").read_bytes()
-    assert raw[:8] == b"\x93NUMPY\x01\x00"
-    data_start = 10 + struct.unpack_from("<H", raw, 8)[0]
-    assert b"'descr': '<f4', 'fortran_order': False, 'shape': (70, 384)" in raw[:data_start]
-    vectors = rows(array("f", raw[data_start:]), len(entries))
-    texts = [
-        GoldenText(tuple(entry["token_ids"]), vector)
-        for entry, vector in zip(entries, vectors, strict=True)
-        if entry["token_count"] < 40
-    ]
+def golden_texts() -> list[Text]:
+    """Return the golden texts of all-minilm-l6-v2 that are not long."""
+    texts = golden.read(golden.MINILM).texts
     assert len(texts) >= 32
     assert all(1 < len(text.token_ids) < 40 for text in texts)
     return texts

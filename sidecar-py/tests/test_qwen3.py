@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import random
-import struct
 from array import array
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +11,7 @@ import mlx.core as mx
 import pytest
 from conftest import LARGEST_GROWTH_BYTES, GoldenText, cosine, memory_growth, pack, rows, same_cosine
 from engines import in_kernels, in_mlx
+from precision.golden import read as read_golden
 from qwen3_checkpoint import Checkpoint, reference_vector
 
 from akidb_sidecar import _mlx_engine, configurations
@@ -61,15 +60,8 @@ def load(path: Path, how: str, max_tokens: int = LONGEST) -> Engine:
 def golden(request: pytest.FixtureRequest) -> tuple[Engine, list[GoldenText]]:
     """Return an engine and the texts whose vectors are known."""
     name, how = ENGINES[request.param]
-    cases = json.loads((GOLDEN / name / "golden.json").read_text())["cases"]
-    raw = (GOLDEN / name / "full.npy").read_bytes()
-    data_start = 10 + struct.unpack_from("<H", raw, 8)[0]
-    assert b"'descr': '<f4', 'fortran_order': False, 'shape': (16, 128)" in raw[:data_start]
-    vectors = rows(array("f", raw[data_start:]), len(cases))
-    texts = [
-        GoldenText(tuple(case["token_ids"]), vector) for case, vector in zip(cases, vectors, strict=True)
-    ]
-    return load(GOLDEN / name, how), texts
+    model = read_golden(name)
+    return load(model.folder, how), model.texts
 
 
 def embed(
@@ -108,7 +100,7 @@ def test_batches_mixed_with_long_texts_have_the_golden_vectors(
 ) -> None:
     engine, texts = golden
     lengths = (longest(engine) // 3, longest(engine) // 2, longest(engine))
-    long_texts = [GoldenText(tuple(made_up_text(length, length)), array("f")) for length in lengths]
+    long_texts = [GoldenText(made_up_text(length, length), []) for length in lengths]
     for seed in range(3 if engine.info.dtype == "float32" else 1):
         mixed = texts + long_texts
         random.Random(seed).shuffle(mixed)  # noqa: S311 - repeatable
