@@ -19,7 +19,7 @@ IN_VENV := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 WORKERS := $(if $(filter Darwin-arm64,$(shell uname -sm | tr ' ' '-')),,--workers 2)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev build run test lint lint-rust lint-python audit test-rust test-python guard check-platforms test-aarch64 mac-report precision fuzz doctor bench chaos overload qwen3 golden clean
+.PHONY: deploy-files help setup setup-dev build run test lint lint-rust lint-python audit test-rust test-python guard check-platforms test-aarch64 mac-report precision fuzz doctor bench chaos overload qwen3 golden clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -112,6 +112,9 @@ overload: setup-dev build ## Offer more than can be computed; writes docs/overlo
 
 qwen3: setup-dev build ## Measure Qwen3-Embedding-0.6B's true size with random weights; writes docs/memory.svg; QWEN3_ARGS="..."
 	@PYTHONPATH=scripts $(VENV)/bin/python -m qwen3.measure $(QWEN3_ARGS)
+
+deploy-files: setup-dev ## Write deploy/ anew, after a change of what `service print` writes
+	$(IN_VENV) AKIDB_WRITE_DEPLOY=1 $(CARGO) nextest run --locked -E 'test(the_committed_files_are_what_is_printed)'
 
 golden: ## Write the protocol's golden frames anew, after a deliberate change
 	AKIDB_WRITE_GOLDEN=1 $(CARGO) test -p akidb-protocol --test golden

@@ -3,10 +3,12 @@
 mod faults;
 mod limits;
 mod models;
+mod service;
 
 pub use faults::FaultFlags;
 pub use limits::LimitFlags;
 pub use models::{EnvironmentFlags, ModelFlags, ModelsFlags};
+pub use service::{KeeperName, ProgramFlags, ServiceFlags, TargetFlags};
 
 use std::ffi::OsString;
 
@@ -25,9 +27,11 @@ pub enum Command {
     Serve(Box<ServeFlags>),
     /// List, download or find models.
     Models(ModelsFlags),
+    /// Run the gateway as a service of the system.
+    Service(Box<ServiceFlags>),
 }
 
-/// `akidb-gateway` without `models`.
+/// `akidb-gateway` without `models` and `service`.
 #[derive(Debug, Parser)]
 #[command(
     name = "akidb-gateway",
@@ -43,13 +47,15 @@ struct Cli {
     serve: ServeFlags,
 }
 
-/// `serve` may stand before, between and behind its flags; `models` has flags of its own.
+/// `serve` may stand before, between and after its flags; `models` and `service` have flags of their own.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum CommandName {
     /// Serve embeddings over HTTP
     Serve,
     /// List, download and find models; see `akidb-gateway models --help`
     Models,
+    /// Run the gateway as a service of launchd or systemd; see `akidb-gateway service --help`
+    Service,
 }
 
 /// Flags of `serve`. Every one is also an environment variable; the flag wins.
@@ -267,6 +273,7 @@ Times are written as `500ms`, `30s`, `2m`. AKIDB_LOG filters the log (`info` by 
 Examples:
   akidb-gateway --model all-minilm-l6-v2 --workers 2
   akidb-gateway models list
+  akidb-gateway service install -- --model all-minilm-l6-v2
   curl -s localhost:8080/api/v1/embed -H 'content-type: application/json' -d '{\"texts\":[\"Hello world\"]}'
 
 Exit codes: 0 stopped by a signal, 64 wrong usage, 70 internal error, 78 unusable model or environment,
@@ -300,10 +307,18 @@ fn parse_words(arguments: Vec<OsString>) -> Result<Command, clap::Error> {
     if arguments.get(1).is_some_and(|word| word == "models") {
         return Ok(Command::Models(models::Models::try_parse_from(&arguments[1..])?.flags));
     }
+    if arguments.get(1).is_some_and(|word| word == "service") {
+        return Ok(Command::Service(Box::new(service::Service::try_parse_from(&arguments[1..])?.flags)));
+    }
     let typed = Cli::try_parse_from(arguments)?;
     match typed.command {
         CommandName::Serve => Ok(Command::Serve(Box::new(typed.serve))),
-        CommandName::Models => Err(Cli::command()
-            .error(ErrorKind::ArgumentConflict, "`models` must come first, before its own flags")),
+        CommandName::Models => Err(must_come_first("models")),
+        CommandName::Service => Err(must_come_first("service")),
     }
+}
+
+fn must_come_first(command: &str) -> clap::Error {
+    let text = format!("`{command}` must come first, before its own flags");
+    Cli::command().error(ErrorKind::ArgumentConflict, text)
 }

@@ -1,5 +1,7 @@
 //! The command line with its meaning: validated, nested, one `Config` per subsystem.
 
+mod service;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -333,14 +335,14 @@ mod tests {
     fn config(arguments: &[&str]) -> Result<Config, StartError> {
         match command(arguments).unwrap() {
             Command::Serve(flags) => Config::from_flags(&flags),
-            Command::Models(_) => panic!("{arguments:?} is no `serve`"),
+            Command::Models(_) | Command::Service(_) => panic!("{arguments:?} is no `serve`"),
         }
     }
 
     fn models(arguments: &[&str]) -> Result<catalog::Config, StartError> {
         match command(arguments).unwrap() {
             Command::Models(flags) => catalog::Config::from_flags(&flags),
-            Command::Serve(_) => panic!("{arguments:?} is no `models`"),
+            Command::Serve(_) | Command::Service(_) => panic!("{arguments:?} is no `models`"),
         }
     }
 

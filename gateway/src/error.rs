@@ -3,6 +3,7 @@
 //! Neither knows HTTP; `http/respond.rs` turns an [`EmbedError`] into a status and a body.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::printable::line;
@@ -215,10 +216,14 @@ pub(crate) fn shorten(text: &str) -> String {
 pub enum ExitCode {
     /// All work was done and the workers have ended.
     Success = 0,
+    /// The service that was asked for does not run.
+    ServiceNotRunning = 3,
     /// The command line or an `AKIDB_*` variable is wrong.
     Usage = 64,
     /// A bug, or an operating system that refuses what it must give.
     Internal = 70,
+    /// A file cannot be written.
+    CannotWrite = 73,
     /// The model, the Python environment or another part of the configuration cannot be used.
     Configuration = 78,
     /// Another process listens on the address.
@@ -301,6 +306,37 @@ pub enum StartError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// A service would not run.
+    #[error("{}\nhint: {}", line(reason), line(hint))]
+    Service {
+        /// What would keep it from running.
+        reason: String,
+        /// What to do.
+        hint: String,
+    },
+    /// The service does not run.
+    #[error("the service does not run")]
+    ServiceNotRunning,
+    /// launchd or systemd did not do what it was asked for.
+    #[error("`{}` failed: {}", line(command), line(reason))]
+    Keeper {
+        /// What was run.
+        command: String,
+        /// What it said.
+        reason: String,
+    },
+    /// A file of the system cannot be written.
+    #[error(
+        "cannot write `{}`: {source}{}",
+        line(&path.to_string_lossy()),
+        if source.kind() == std::io::ErrorKind::PermissionDenied { "\nhint: run it with `sudo`" } else { "" }
+    )]
+    CannotWrite {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// The operating system refused something that must work.
     #[error("cannot {action}: {source}")]
     System {
@@ -324,9 +360,12 @@ impl StartError {
             | Self::Download(_)
             | Self::Model { .. }
             | Self::WorkerFatal(_)
+            | Self::Service { .. }
             | Self::Listen { .. } => ExitCode::Configuration,
             Self::AddressInUse { .. } => ExitCode::AddressInUse,
-            Self::System { .. } => ExitCode::Internal,
+            Self::System { .. } | Self::Keeper { .. } => ExitCode::Internal,
+            Self::CannotWrite { .. } => ExitCode::CannotWrite,
+            Self::ServiceNotRunning => ExitCode::ServiceNotRunning,
         }
     }
 }

@@ -38,8 +38,10 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 use crate::error::StartError;
+use crate::heart::Heart;
 use crate::machine;
 use crate::manager::EmbeddingManager;
+use crate::notify::Notifier;
 use crate::shutdown::Signals;
 use body::{ALWAYS_READ_BYTES, RequestBody};
 use content::Content;
@@ -160,6 +162,7 @@ impl Server {
         self,
         manager: Arc<EmbeddingManager>,
         signals: Signals,
+        (heart, notifier): (&Heart, Notifier),
     ) -> Result<(), StartError> {
         let listen = || {
             let listener = self.socket.listen(BACKLOG)?;
@@ -178,16 +181,21 @@ impl Server {
             config: self.config,
             manager: Arc::clone(&manager),
         });
+        let notifier = Arc::new(notifier);
         let connections = TaskTracker::new();
         let close = CancellationToken::new();
-        let accepting = tokio::spawn(accept(listener, context, connections.clone(), close.clone()));
-        let announcement = tokio::spawn(announce_ready(Arc::clone(&manager), address));
+        let accepting = {
+            let accepting = accept(listener, context, connections.clone(), close.clone());
+            tokio::spawn(heart.watch("accept", accepting))
+        };
+        let announcement = tokio::spawn(announce_ready(Arc::clone(&manager), address, Arc::clone(&notifier)));
 
         let outcome = tokio::select! {
             () = signals.stop_requested() => Ok(()),
             error = manager.failed() => Err(error),
         };
         announcement.abort();
+        notifier.stopping();
         manager.drain();
         let finish = async {
             manager.drained().await;
@@ -223,8 +231,9 @@ fn cannot_listen(address: SocketAddr, source: io::Error) -> StartError {
 }
 
 /// Says when the first worker is ready, and how to try it.
-async fn announce_ready(manager: Arc<EmbeddingManager>, address: SocketAddr) {
+async fn announce_ready(manager: Arc<EmbeddingManager>, address: SocketAddr, notifier: Arc<Notifier>) {
     if manager.ready().await.is_ok() {
+        notifier.ready();
         let info = manager.model_info();
         let try_it = format!(
             "curl -s http://{address}/api/v1/embed -H 'content-type: application/json' -d '{{\"texts\":[\"Hello world\"]}}'"

@@ -23,12 +23,14 @@
 //! * `sidecar`: finds the Python environment; the only part that starts processes.
 //! * [`model`]: which model, and what its files say.
 //! * [`catalog`]: the `models` commands: which models there are, and where.
+//! * [`service`]: the `service` commands: the gateway as a service of launchd or systemd.
 //! * [`cli`], [`config`]: flags as typed, and what they mean.
 //! * `job`: one text on its way, from the manager to a worker's answer.
 //! * `benchmark`: the inner functions that benchmarks measure; no part of the API.
 //! * [`inherited`]: what whoever starts the process must not decide.
 //! * [`printable`]: other people's text, on its way to a terminal.
 //! * `trust`: whose files may be run.
+//! * `heart`, `notify`: whether the loops of the gateway turn, and what systemd is told of it.
 //! * [`error`], `machine`, `metrics`, [`panics`], `shutdown`: leaves.
 //!
 //! # Example
@@ -55,6 +57,7 @@ pub mod catalog;
 pub mod cli;
 pub mod config;
 pub mod error;
+mod heart;
 pub mod http;
 pub mod inherited;
 mod job;
@@ -62,10 +65,12 @@ mod machine;
 pub mod manager;
 mod metrics;
 pub mod model;
+mod notify;
 pub mod panics;
 pub mod pool;
 pub mod printable;
 pub mod scheduler;
+pub mod service;
 mod shutdown;
 mod sidecar;
 pub mod supervisor;
@@ -79,6 +84,8 @@ pub use manager::{EmbedRequest, EmbeddingManager, Embeddings, ModelInfo, Prompt,
 
 use config::Config;
 use error::StartError;
+use heart::Heart;
+use notify::Notifier;
 
 /// Runs the gateway until a signal ends it: wires the parts, in one place.
 ///
@@ -87,13 +94,15 @@ use error::StartError;
 /// Whatever keeps the gateway from serving; see [`StartError`].
 pub async fn run(config: Config) -> Result<(), StartError> {
     let signals = shutdown::Signals::install()?;
+    let heart = Heart::default();
+    let notifier = Notifier::start(heart.clone());
     let server = http::Server::bind(config.http)?;
     let manager = tokio::select! {
-        manager = EmbeddingManager::new(config.manager) => Arc::new(manager?),
+        manager = EmbeddingManager::with_heart(config.manager, &heart) => Arc::new(manager?),
         () = signals.stop_requested() => return Ok(()),
     };
     let reloading = tokio::spawn(reload_when_asked(signals.clone(), Arc::clone(&manager)));
-    let outcome = server.serve(manager, signals).await;
+    let outcome = server.serve(manager, signals, (&heart, notifier)).await;
     reloading.abort();
     outcome
 }

@@ -6,12 +6,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use akidb_gateway::catalog;
-use akidb_gateway::cli::{self, Command, ModelsFlags, ServeFlags};
+use akidb_gateway::cli::{self, Command, ModelsFlags, ServeFlags, ServiceFlags};
 use akidb_gateway::config::{Config, LogFormat};
 use akidb_gateway::error::{self, StartError};
 use akidb_gateway::inherited;
 use akidb_gateway::panics;
 use akidb_gateway::printable::{self, Printing};
+use akidb_gateway::service;
 use tokio::runtime::Runtime;
 use tracing::field::Field;
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
@@ -48,6 +49,7 @@ fn run() -> ExitCode {
             exit_code(serve(&flags), |error| complain(error, format, log))
         }
         Ok(Command::Models(flags)) => exit_code(models(&flags), complain_in_text),
+        Ok(Command::Service(flags)) => exit_code(service(&flags), complain_in_text),
         Err(error) => {
             // Help and version are errors to clap, too, but not to the person who asked for them.
             let code = if error.use_stderr() { error::ExitCode::Usage } else { error::ExitCode::Success };
@@ -93,6 +95,16 @@ fn models(flags: &ModelsFlags) -> Result<(), StartError> {
         runtime.block_on(catalog::run(config, &mut output, &mut notes))
     } else {
         runtime.block_on(catalog::run(config, &mut std::io::stdout(), &mut notes))
+    }
+}
+
+fn service(flags: &ServiceFlags) -> Result<(), StartError> {
+    let config = service::Config::from_flags(flags)?;
+    let mut notes = Printing::new(std::io::stderr(), printable::lines);
+    if std::io::stdout().is_terminal() {
+        service::run(config, &mut Printing::new(std::io::stdout(), printable::lines), &mut notes)
+    } else {
+        service::run(config, &mut std::io::stdout(), &mut notes)
     }
 }
 

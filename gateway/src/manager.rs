@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::error::{EmbedError, StartError, shorten};
+use crate::heart::Heart;
 use crate::job::{Job, Place, QueueEntry, Reply, Share};
 use crate::machine;
 use crate::metrics::{Metrics, Phase, Status};
@@ -115,6 +116,11 @@ impl EmbeddingManager {
     ///
     /// No Python environment, a model that cannot be had, or one whose files are wrong.
     pub async fn new(config: Config) -> Result<Self, StartError> {
+        Self::with_heart(config, &Heart::default()).await
+    }
+
+    /// The same; `heart` watches the loops that must not stand still.
+    pub(crate) async fn with_heart(config: Config, heart: &Heart) -> Result<Self, StartError> {
         let sidecar = Sidecar::find(config.python.as_deref())?;
         let model = Model::resolve(&config.model, &sidecar, config.show_progress).await?;
         let needs = Needs {
@@ -146,16 +152,9 @@ impl EmbeddingManager {
             guess: machine::guess_tokens_per_second(model.weights_bytes, on_unified_gpu),
         };
         let (pool, replacements) = Pool::new(config.pool, expectations, cores, Arc::clone(&metrics));
-        let scheduler = Scheduler::start(config.scheduler, pool.clone());
-        let mut arguments = vec![
-            "--model-path".to_owned(),
-            model.path.to_string_lossy().into_owned(),
-            "--max-tokens".to_owned(),
-            model.max_tokens.to_string(),
-            "--heartbeat-ms".to_owned(),
-            config.supervisor.heartbeat_interval().as_millis().max(1).to_string(),
-        ];
-        arguments.extend(compute.flags().map(str::to_owned));
+        let scheduler = Scheduler::start(config.scheduler, pool.clone(), heart);
+        let heartbeat_interval = config.supervisor.heartbeat_interval();
+        let arguments = workers::arguments(&model, heartbeat_interval, compute);
         let spawner = Spawner::new(sidecar, arguments);
         let supervisor = Supervisor::start(
             &config.supervisor,
@@ -163,7 +162,7 @@ impl EmbeddingManager {
             (model.dimension, model.max_tokens),
             &spawner,
             (&pool, replacements),
-            &metrics,
+            (&metrics, heart),
         );
         Ok(Self {
             request_timeout: config.request_timeout,

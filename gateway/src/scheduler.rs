@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
 use crate::error::EmbedError;
+use crate::heart::Heart;
 use crate::job::{Job, QueueEntry, Share};
 use crate::pool::Pool;
 use admission::{RequestSize, TimeLimit};
@@ -57,11 +58,11 @@ pub(crate) struct Scheduler {
 
 impl Scheduler {
     /// Starts the task; it ends when every handle is gone.
-    pub(crate) fn start(config: Config, pool: Pool) -> Self {
+    pub(crate) fn start(config: Config, pool: Pool, heart: &Heart) -> Self {
         let (submissions, receiver) = mpsc::unbounded_channel();
         let max_queue_tokens = config.max_queue_tokens;
         let queue = Queue { config, pool: pool.clone(), receiver, jobs: VecDeque::new() };
-        tokio::spawn(queue.run());
+        tokio::spawn(heart.watch("scheduler", queue.run()));
         Self { max_queue_tokens, pool, submissions }
     }
 

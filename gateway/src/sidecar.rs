@@ -128,6 +128,11 @@ impl Sidecar {
         })
     }
 
+    /// The Python that was found.
+    pub(crate) fn python(&self) -> &Path {
+        &self.python
+    }
+
     /// Makes the model lie in a local directory, downloading it where that is needed and possible, and makes what workers
     /// need that compute with such a device.
     ///

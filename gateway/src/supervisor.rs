@@ -45,6 +45,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::heart::Heart;
 use crate::machine::Footprint;
 use crate::metrics::{Metrics, RestartReason};
 use crate::pool::{self, Pool};
@@ -229,7 +230,7 @@ impl Supervisor {
         (dimension, max_tokens): (usize, usize),
         spawner: &Spawner,
         (pool, pool_wishes): (&Pool, mpsc::UnboundedReceiver<pool::Replacement>),
-        metrics: &Arc<Metrics>,
+        (metrics, heart): (&Arc<Metrics>, &Heart),
     ) -> Self {
         let tasks = TaskTracker::new();
         let (fatal_sender, fatal) = watch::channel(None);
@@ -248,9 +249,9 @@ impl Supervisor {
         });
         let (reloads, reload_receiver) = mpsc::unbounded_channel();
         let (statuses, orders): (Vec<_>, Vec<_>) =
-            (0..workers).map(|id| Slot::start(id, Arc::clone(&shared), &tasks)).unzip();
+            (0..workers).map(|id| Slot::start(id, Arc::clone(&shared), &tasks, heart)).unzip();
         let replacer = replacement::Replacer::new(Arc::clone(&shared), statuses.clone(), orders);
-        tasks.spawn(replacer.run(reload_receiver, pool_wishes));
+        tasks.spawn(heart.watch("supervisor", replacer.run(reload_receiver, pool_wishes)));
         if let Some(limit_bytes) = config.memory_limit_bytes {
             let watch = replacement::watch_memory(Arc::clone(&shared), statuses.clone(), limit_bytes);
             tasks.spawn(watch);

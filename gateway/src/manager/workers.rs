@@ -1,10 +1,25 @@
-//! What is told of the workers.
+//! What is told to the workers, and of them.
 
 use std::time::Duration;
 
 use crate::machine;
+use crate::model::{Compute, Model};
 use crate::pool::Pool;
 use crate::supervisor::{WorkerState, WorkerStatus};
+
+/// What every worker is started with.
+pub(super) fn arguments(model: &Model, heartbeat_interval: Duration, compute: Compute) -> Vec<String> {
+    let mut arguments = vec![
+        "--model-path".to_owned(),
+        model.path.to_string_lossy().into_owned(),
+        "--max-tokens".to_owned(),
+        model.max_tokens.to_string(),
+        "--heartbeat-ms".to_owned(),
+        heartbeat_interval.as_millis().max(1).to_string(),
+    ];
+    arguments.extend(compute.flags().map(str::to_owned));
+    arguments
+}
 
 /// What is known of one worker.
 #[derive(Debug, Clone)]

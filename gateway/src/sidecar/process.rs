@@ -1,4 +1,4 @@
-//! Child processes. The only file that spawns.
+//! Child processes. The only file that spawns workers.
 //!
 //! A worker's standard input is its end of a Unix socket pair; its standard output and error are pipes whose
 //! lines go to the gateway's log. It inherits no other descriptor, and it is in a process group of its own,

@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 use super::backoff::{Backoff, Cause, CrashLoop};
 use super::incarnation::{self, Death, Loss, Started};
 use super::{Due, Shared, WorkerState, WorkerStatus};
+use crate::heart::Heart;
 use crate::machine::{self, Footprint};
 use crate::metrics::RestartReason;
 
@@ -62,6 +63,7 @@ impl Slot {
         id: usize,
         shared: Arc<Shared>,
         tasks: &TaskTracker,
+        heart: &Heart,
     ) -> (watch::Receiver<WorkerStatus>, mpsc::Sender<Order>) {
         let (status, receiver) = watch::channel(WorkerStatus {
             id,
@@ -87,7 +89,7 @@ impl Slot {
             shared,
             start_took: None,
         };
-        tasks.spawn(slot.run());
+        tasks.spawn(heart.watch("supervisor", slot.run()));
         (receiver, sender)
     }
 

@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use crate::support;
 
 /// Modules of the gateway, each before those that it may import.
-const DOWNSTREAM: [&str; 21] = [
+const DOWNSTREAM: [&str; 24] = [
     "benchmark",
     "config",
     "cli",
     "catalog",
+    "service",
     "http",
     "shutdown",
     "inherited",
@@ -26,6 +27,8 @@ const DOWNSTREAM: [&str; 21] = [
     "trust",
     "machine",
     "metrics",
+    "notify",
+    "heart",
     "panics",
     "error",
     "printable",
@@ -85,7 +88,7 @@ fn only_one_file_spawns_workers_and_only_one_names_status_codes_of_errors() {
     assert_eq!(
         (spawns, names_codes),
         (
-            vec!["inherited.rs".to_owned(), "sidecar/process.rs".to_owned()],
+            ["inherited.rs", "service/steps.rs", "sidecar/process.rs"].map(str::to_owned).to_vec(),
             vec!["http/respond.rs".to_owned()]
         )
     );

@@ -104,6 +104,20 @@ pub fn fake_workers() -> Command {
     command
 }
 
+/// The same command for a process that may have no more descriptors.
+pub fn with_descriptors(command: &Command, count: usize) -> Command {
+    let mut limited = Command::new("sh");
+    limited.arg("-c").arg(format!("ulimit -n {count}; exec \"$0\" \"$@\"")).arg(command.get_program());
+    limited.args(command.get_args()).stdin(Stdio::null());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => limited.env(name, value),
+            None => limited.env_remove(name),
+        };
+    }
+    limited
+}
+
 /// Makes a folder with the fake model, some of whose files say something else, or are there besides.
 pub fn write_model(folder: &Path, files: &[(&str, Value)]) {
     for file in ["config.json", "tokenizer.json"] {
@@ -151,7 +165,18 @@ impl Gateway {
     }
 
     pub fn start(mut command: Command, control: Option<tempfile::TempDir>) -> Self {
-        command.env("AKIDB_LISTEN", "127.0.0.1:0").env("AKIDB_LOG_FORMAT", "json").stderr(Stdio::piped());
+        command.env("AKIDB_LISTEN", "127.0.0.1:0");
+        Self::run(command, control)
+    }
+
+    /// On an address that is known before.
+    pub fn start_on(mut command: Command, address: &str) -> Self {
+        command.env("AKIDB_LISTEN", address);
+        Self::run(command, None)
+    }
+
+    fn run(mut command: Command, control: Option<tempfile::TempDir>) -> Self {
+        command.env("AKIDB_LOG_FORMAT", "json").stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let stderr = child.stderr.take().unwrap();
         let log = Arc::new(Log::default());

@@ -115,17 +115,9 @@ fn bodies_under_way_share_a_limit_of_memory() {
 
 /// A gateway that may have so many descriptors.
 fn with_descriptors(count: usize) -> Gateway {
-    let fake = support::fake_command();
-    let mut command = Command::new("sh");
-    command.arg("-c").arg(format!("ulimit -n {count}; exec \"$0\" \"$@\"")).arg(fake.get_program());
-    command.args(fake.get_args()).args(["--workers", "1"]);
-    for (name, value) in fake.get_envs() {
-        match value {
-            Some(value) => command.env(name, value),
-            None => command.env_remove(name),
-        };
-    }
-    Gateway::start(command, None)
+    let mut command = support::fake_command();
+    command.args(["--workers", "1"]);
+    Gateway::start(support::with_descriptors(&command, count), None)
 }
 
 /// Whether a request is answered within a second.
