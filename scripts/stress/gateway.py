@@ -66,6 +66,10 @@ class Gateway:
             send(pid, signal.SIGCONT)
         self._child.__exit__(kind, error, trace)
 
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the gateway alone."""
+        send(self._child.pid, number)
+
     @property
     def url(self) -> str:
         """Where embeddings are."""

@@ -1,0 +1,1 @@
+"""Load tests with thresholds, faults, integration tests, and the report about them."""
