@@ -80,6 +80,9 @@ def write(folder: Path, bits: int) -> None:
     # The tiny one's limit is its own; the true one is that of the positions.
     tokenizer = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps({**tokenizer, "model_max_length": 131_072}))
+    pooling = json.loads((folder / "1_Pooling" / "config.json").read_text())
+    pooling["word_embedding_dimension"] = DIMENSION
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
     (folder / "config.json").write_text(json.dumps(config(bits), indent=1))
     mx.random.seed(5)
     tensors = quantized("model.embed_tokens", VOCABULARY, DIMENSION, bits)

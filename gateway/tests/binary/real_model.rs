@@ -51,17 +51,25 @@ fn the_line_to_try_works_as_it_is_printed() {
 }
 
 #[test]
-fn every_curl_line_of_the_readme_works_as_it_is_written() {
+fn every_curl_line_of_the_readme_and_the_quickstart_works_as_it_is_written() {
     let (minilm, qwen3) = (Gateway::real(&["--workers", "1"]), tiny_qwen3());
-    let readme = std::fs::read_to_string(support::checkout().join("README.md")).unwrap();
-    let lines: Vec<&str> = readme.lines().filter(|line| line.starts_with("curl ")).collect();
-    assert!(lines.len() >= 6, "{lines:?}");
+    let read = |file: &str| std::fs::read_to_string(support::checkout().join(file)).unwrap();
+    let (readme, quickstart) = (read("README.md"), read("docs/MLX-QUICKSTART.md"));
+    let curls = |line: &&str| line.starts_with("curl ");
+    let readme: Vec<&str> = readme.lines().filter(curls).collect();
+    let quickstart: Vec<&str> = quickstart.lines().filter(curls).collect();
+    assert!(readme.len() >= 6 && quickstart.len() >= 6, "{readme:?} {quickstart:?}");
+    let lines: Vec<&str> = readme.into_iter().chain(quickstart).collect();
     for line in lines {
         // These need a model that was trained with prompts.
         let needs_prompts = line.contains("prompt_name") || line.contains("instruction");
         let gateway = if needs_prompts { &qwen3 } else { &minilm };
         let answer = run_curl(&line.replace("localhost:8080", &gateway.address.to_string()));
-        assert_eq!(answer.status, 200, "{line}: {}", answer.text);
+        if line.contains("\"texts\":[]") {
+            assert_eq!(answer.code(), (400, "empty_input".to_owned()), "{line}");
+        } else {
+            assert_eq!(answer.status, 200, "{line}: {}", answer.text);
+        }
     }
 }
 
