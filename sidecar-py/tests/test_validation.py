@@ -63,7 +63,9 @@ def test_what_is_worse_misses_its_line_and_no_other(
 
 
 def test_no_requests_are_no_success() -> None:
-    assert missed([replace(result, requests=0) for result in GOOD]) == [METRICS[index].name for index in (0, 1, 3)]
+    assert missed([replace(result, requests=0) for result in GOOD]) == [
+        METRICS[index].name for index in (0, 1, 3)
+    ]
 
 
 def validation(**changes: Any) -> report.Validation:
