@@ -28,8 +28,8 @@ NAMES = {
 }
 NEXT_TO_QWEN3 = (
     "Qwen3-Embedding-0.6B computes about forty times as much for a token, and the targets were set for Apple "
-    "silicon with a GPU. What it misses here says what this CPU can do; it does not decide. wrk counts an answer "
-    "that takes more than 2 s as failed, though it comes."
+    "silicon with a GPU. What it misses here says what this CPU can do; it does not decide. wrk counts "
+    "an answer that takes more than 2 s as failed, though it comes."
 )
 
 
