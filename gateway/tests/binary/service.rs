@@ -1,6 +1,5 @@
 //! The `service` commands: files for launchd and systemd, and what is done with them.
 
-use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output};
 
 use serde_json::{Value, json};
@@ -185,6 +184,11 @@ fn a_dry_run_says_everything_and_does_nothing() {
     assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0);
 }
 
+#[cfg(target_os = "linux")]
+fn permissions(mode: u32) -> std::fs::Permissions {
+    std::os::unix::fs::PermissionsExt::from_mode(mode)
+}
+
 /// A `systemctl` that writes down what it is asked, and answers `show`.
 #[cfg(target_os = "linux")]
 struct Systemctl(tempfile::TempDir);
@@ -199,7 +203,7 @@ impl Systemctl {
             format!("#!/bin/sh\necho \"$@\" >> {}/asked\n{script}\n", folder.path().display()),
         )
         .unwrap();
-        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
+        std::fs::set_permissions(&file, permissions(0o755)).unwrap();
         Self(folder)
     }
 
@@ -277,7 +281,7 @@ fn a_service_that_does_not_run_is_exit_code_3_and_a_failing_systemctl_is_quoted(
 #[test]
 fn a_systemctl_that_others_could_have_put_there_is_not_run() {
     let systemctl = Systemctl::new("");
-    std::fs::set_permissions(systemctl.0.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+    std::fs::set_permissions(systemctl.0.path(), permissions(0o777)).unwrap();
     let _ = run(systemctl.command(&["status", "--user"]));
     assert!(systemctl.asked().is_empty());
 }

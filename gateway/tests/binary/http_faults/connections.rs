@@ -1,7 +1,6 @@
 //! Connections beyond what the machine allows, and bodies beyond what a client may send.
 
 use std::io::Write;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -160,8 +159,10 @@ fn row_28_used_up_descriptors_pause_the_gateway_for_less_than_a_second_and_are_l
     // Four more descriptors are free below this number.
     let limit = (0..).filter(|number| !open.contains(number)).nth(4).unwrap();
     let pid = gateway.pid().to_string();
-    let lowered =
-        Command::new("prlimit").args(["--pid", &pid, &format!("--nofile={limit}")]).status().unwrap();
+    let lowered = std::process::Command::new("prlimit")
+        .args(["--pid", &pid, &format!("--nofile={limit}")])
+        .status()
+        .unwrap();
     assert!(lowered.success());
     let clients: Vec<Client> = (0..50)
         .map(|_| Client::sending(&gateway, "GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n"))
