@@ -2,11 +2,11 @@
 //!
 //! What a program wants of them is written to standard output, everything else to standard error.
 
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::error::StartError;
+use crate::error::{self, StartError};
 use crate::model::{Compute, Model};
 use crate::printable;
 use crate::sidecar::{self, Listed, PrepareError, Prepared, Sidecar};
@@ -85,12 +85,7 @@ pub async fn run(
             format!("{}\n", prepared.path.display())
         }
     };
-    match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
-        // The reader has seen enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        Err(source) => Err(StartError::System { action: "write to standard output", source }),
-        Ok(()) => Ok(()),
-    }
+    error::print(output, &text)
 }
 
 /// Reads the files of a model that is here as they are read to serve it, and says so where they would be refused.

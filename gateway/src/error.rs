@@ -211,6 +211,16 @@ pub(crate) fn shorten(text: &str) -> String {
     format!("{}...", &text[..text.floor_char_boundary(LONGEST_BYTES)])
 }
 
+/// Writes what a command was asked for to standard output.
+pub(crate) fn print(output: &mut (dyn std::io::Write + '_), text: &str) -> Result<(), StartError> {
+    match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
+        // The reader has seen enough.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        Err(source) => Err(StartError::System { action: "write to standard output", source }),
+        Ok(()) => Ok(()),
+    }
+}
+
 /// Exit codes of the process, those of BSD's `sysexits.h` where it has one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExitCode {

@@ -10,11 +10,11 @@ mod steps;
 mod systemd;
 
 use std::ffi::OsString;
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::error::StartError;
+use crate::error::{StartError, print};
 use crate::sidecar::Sidecar;
 use steps::Step;
 
@@ -219,15 +219,6 @@ fn carry_out(
         }
     }
     Ok(())
-}
-
-fn print(output: &mut dyn Write, text: &str) -> Result<(), StartError> {
-    match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
-        // The reader has seen enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        Err(source) => Err(StartError::System { action: "write to standard output", source }),
-        Ok(()) => Ok(()),
-    }
 }
 
 fn absolute(variable: &str) -> Option<PathBuf> {

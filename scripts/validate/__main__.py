@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bench import environments
-from bench.processes import PYTHON, REPOSITORY, ChildError, environment_for_children, run_command
+from bench.processes import REPOSITORY, ChildError, environment_for_children, run_command
 from bench.progress import Progress
 from stress import chaos
 from stress.gateway import Gateway
@@ -92,12 +92,10 @@ def passes(name: str, progress: Progress) -> bool:
     progress.say(f"{name}")
     command = ["cargo", "test", "--locked", "--quiet", "--package", "akidb-gateway"]
     command += ["--test", "embedding_integration_test", "--", "--exact", name]
-    environment = environment_for_children()
-    environment["PATH"] = f"{PYTHON.parent}:{environment['PATH']}"
     done = subprocess.run(  # noqa: S603 - a command of our own
         command,
         cwd=REPOSITORY,
-        env=environment,
+        env=environment_for_children(),
         capture_output=True,
         text=True,
         timeout=TEST_LIMIT_SECONDS,

@@ -88,7 +88,7 @@ impl Step {
                 if output.status.success() || *may_fail {
                     return Ok(());
                 }
-                Err(StartError::Keeper { command: in_shell(words), reason: what_it_said(&output) })
+                Err(failure(words, &output))
             }
         }
     }
@@ -104,10 +104,11 @@ pub(super) fn output(words: &[OsString]) -> Result<Output, StartError> {
     command.output().map_err(|error| failed(error.to_string()))
 }
 
-/// The last line that a program wrote, or how it ended.
-pub(super) fn what_it_said(output: &Output) -> String {
+/// A program that failed, with the last line that it wrote, or how it ended.
+pub(super) fn failure(words: &[OsString], output: &Output) -> StartError {
     let said = String::from_utf8_lossy(&output.stderr);
-    said.trim().lines().last().map_or_else(|| output.status.to_string(), str::to_owned)
+    let reason = said.trim().lines().last().map_or_else(|| output.status.to_string(), str::to_owned);
+    StartError::Keeper { command: in_shell(words), reason }
 }
 
 /// A program on the `PATH`, or where systems keep theirs; not one that others could have put there.

@@ -154,8 +154,7 @@ pub(super) fn status(scope: Scope, configuration: &Path) -> Result<Status, Start
     let question = systemctl(scope, &["show", &properties, &unit_name()]);
     let output = steps::output(&question)?;
     if !output.status.success() {
-        let command = question.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
-        return Err(StartError::Keeper { command, reason: steps::what_it_said(&output) });
+        return Err(steps::failure(&question, &output));
     }
     let said = String::from_utf8_lossy(&output.stdout);
     let fact = |name: &str| {
