@@ -11,8 +11,12 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import mlx.core as mx
+
+if TYPE_CHECKING:
+    from bench.progress import Progress
 
 REPOSITORY = Path(__file__).parents[2]
 FOLDER = REPOSITORY / "target" / "qwen3-0.6b-4bit-random"
@@ -97,6 +101,14 @@ def write(folder: Path, bits: int) -> None:
         print(f"\rlayer {layer + 1} of {LAYERS}", end="", file=sys.stderr, flush=True)  # noqa: T201 - progress
     mx.save_safetensors(str(folder / "model.safetensors"), tensors, {"format": "mlx"})
     print(f"\rwritten: {folder}", file=sys.stderr)  # noqa: T201 - progress
+
+
+def make_once(progress: Progress) -> Path:
+    """Return the folder of the checkpoint with 4 bits, made when it is not there."""
+    if not (FOLDER / "model.safetensors").is_file():
+        progress.say("making the checkpoint of Qwen3's geometry")
+        write(FOLDER, 4)
+    return FOLDER
 
 
 def quantized(name: str, outputs: int, inputs: int, bits: int) -> dict[str, mx.array]:

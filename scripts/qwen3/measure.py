@@ -45,9 +45,7 @@ def main() -> None:
     flags = parser.parse_args()
     progress = Progress()
     WORKPLACE.mkdir(parents=True, exist_ok=True)
-    if not (checkpoint.FOLDER / "model.safetensors").is_file():
-        progress.say("making the checkpoint")
-        checkpoint.write(checkpoint.FOLDER, 4)
+    checkpoint.make_once(progress)
     results: dict[str, Any] = {"threads": os.cpu_count() or 1, "ways": {}}
     for way in WAYS:
         results["ways"][way] = engine(

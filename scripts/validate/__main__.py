@@ -46,7 +46,10 @@ def main(arguments: Sequence[str]) -> int:
     WORKPLACE.mkdir(parents=True, exist_ok=True)
     loads = {environments.MODEL: under_load(environments.MODEL, environments.MODEL, progress, quick=quick)}
     if not quick:
-        loads[report.QWEN3] = under_load(report.QWEN3, checkpoint(progress), progress, quick=quick)
+        from qwen3 import checkpoint  # noqa: PLC0415 - it loads MLX, which a quick run does not need
+
+        model = str(checkpoint.make_once(progress))
+        loads[report.QWEN3] = under_load(report.QWEN3, model, progress, quick=quick)
     progress.say("faults under load")
     seconds = QUICK_CHAOS_SECONDS if quick else CHAOS_SECONDS
     unharmed = chaos.main(["--seconds", str(seconds)]) == 0
@@ -75,16 +78,6 @@ def under_load(name: str, model: str, progress: Progress, *, quick: bool) -> rep
     log = (WORKPLACE / "logs" / f"{title}.log").read_text(errors="replace").lower()
     busy = log.count(load.BUSY) + sum(result.busy for result in results)
     return report.Load(results, judge(results), busy, workers)
-
-
-def checkpoint(progress: Progress) -> str:
-    """Return the folder of Qwen3's true geometry with random weights; it is made once."""
-    from qwen3 import checkpoint as files  # noqa: PLC0415 - it loads MLX, which a quick run does not need
-
-    if not (files.FOLDER / "model.safetensors").is_file():
-        progress.say("making the checkpoint of Qwen3's geometry")
-        files.write(files.FOLDER, 4)
-    return str(files.FOLDER)
 
 
 def passes(name: str, progress: Progress) -> bool:
