@@ -11,6 +11,7 @@ OVERLOAD_ARGS ?=
 QWEN3_ARGS ?=
 FAILOVER_ARGS ?=
 VALIDATE_ARGS ?=
+TUNE_ARGS ?=
 
 VENV := sidecar-py/.venv
 UV := .tools/bin/uv
@@ -21,7 +22,7 @@ IN_VENV := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 WORKERS := $(if $(filter Darwin-arm64,$(shell uname -sm | tr ' ' '-')),,--workers 2)
 
 .DEFAULT_GOAL := help
-.PHONY: validate check-services failover deploy-files help setup setup-dev build run test lint lint-rust lint-python audit test-rust test-python guard check-platforms test-aarch64 mac-report precision fuzz doctor bench chaos overload qwen3 golden clean
+.PHONY: tune validate check-guides check-services failover deploy-files help setup setup-dev build run test lint lint-rust lint-python audit test-rust test-python guard check-platforms test-aarch64 mac-report precision fuzz doctor bench chaos overload qwen3 golden clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -54,7 +55,7 @@ build: ## Build target/release/akidb-gateway
 run: setup build ## Serve all-minilm-l6-v2 on 127.0.0.1:8080 with two workers, with Apple silicon one; more flags in ARGS="..."
 	@AKIDB_PYTHON="$${AKIDB_PYTHON:-$(CURDIR)/$(VENV)/bin/python}" exec target/release/akidb-gateway --model all-minilm-l6-v2 $(WORKERS) $(ARGS)
 
-test: setup-dev lint audit test-rust test-python guard check-services ## Check everything: format, lints, licences, advisories, tests
+test: setup-dev lint audit test-rust test-python guard check-services check-guides ## Check everything: format, lints, licences, advisories, tests
 
 lint: lint-rust lint-python ## Format and lints of both languages
 
@@ -85,6 +86,10 @@ guard: setup-dev ## Count the instructions of the inner loops; more than committ
 check-services: setup-dev build ## Check deploy/ with systemd and HAProxy: the units, and a short form of `make failover`
 	@$(CARGO) build --release --locked --example load
 	@PYTHONPATH=scripts $(VENV)/bin/python -m services.check
+
+check-guides: setup-dev build ## Run every command of the README and the guides as it is written
+	@$(CARGO) build --release --locked --example load
+	@PYTHONPATH=scripts:sidecar-py/tests $(VENV)/bin/python -m guides.check
 
 failover: setup-dev build ## Put HAProxy in front of two gateways under load, stop, kill and start one; FAILOVER_ARGS="--seconds 60"
 	@$(CARGO) build --release --locked --example load
@@ -119,6 +124,10 @@ chaos: setup-dev build ## Kill, stop and hang workers under load for CHAOS_SECON
 validate: setup-dev build ## Load tests with thresholds, faults, integration tests; writes docs/VALIDATION-REPORT.md; VALIDATE_ARGS=--quick
 	@$(CARGO) build --release --locked --example load
 	@PYTHONPATH=scripts $(VENV)/bin/python -m validate $(VALIDATE_ARGS)
+
+tune: setup-dev build ## Compare permits, workers, batch sizes, waits and timeouts on this machine; options in TUNE_ARGS="..."
+	@$(CARGO) build --release --locked --example load
+	@PYTHONPATH=scripts $(VENV)/bin/python -m tune $(TUNE_ARGS)
 
 overload: setup-dev build ## Offer more than can be computed; writes docs/overload.md; options in OVERLOAD_ARGS="..."
 	@$(CARGO) build --release --locked --example load

@@ -71,6 +71,11 @@ class Gateway:
         send(self._child.pid, number)
 
     @property
+    def pid(self) -> int:
+        """The gateway; its workers descend from it."""
+        return self._child.pid
+
+    @property
     def url(self) -> str:
         """Where embeddings are."""
         return f"http://{self.address}{PATH}"

@@ -26,7 +26,7 @@ class Metric:
     advice: str
 
 
-FASTER = "a faster machine or GPU, a smaller model, or fewer tokens a text (docs/PERFORMANCE.md)"
+FASTER = "a faster machine or GPU, a smaller model, or fewer tokens a text (docs/MLX-PERFORMANCE-TUNING.md)"
 METRICS = (
     Metric(
         "success, 1 connection", 1, "100 % at 182 ms, 5.45 requests/s", "100 %", "100 %",

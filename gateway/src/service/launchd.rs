@@ -17,8 +17,10 @@ const LABEL: &str = "io.akidb.gateway";
 pub(super) const USER: &str = "_akidb";
 /// Time between two starts of a gateway that ends at once, in seconds.
 const THROTTLE_SECONDS: u64 = 10;
-/// Folders of a service of the machine: its home, its cache, and its log.
+/// Folders of a service of the machine: its home, its models, its cache, and its log.
 const STATE: &str = "/Library/Application Support/akidb-gateway";
+/// Not in the cache, which the system may empty.
+const MODELS: &str = "/Library/Application Support/akidb-gateway/huggingface";
 const CACHE: &str = "/Library/Caches/akidb-gateway";
 const LOGS: &str = "/Library/Logs/akidb-gateway";
 
@@ -28,6 +30,7 @@ pub(super) fn file(scope: Scope, program: &Program, home: &Path) -> Result<Strin
     let mut environment = Dictionary::new();
     if scope == Scope::System {
         environment.insert("HOME".to_owned(), STATE.into());
+        environment.insert("HF_HOME".to_owned(), MODELS.into());
         environment.insert("XDG_CACHE_HOME".to_owned(), CACHE.into());
     }
     for (name, value) in &program.environment {

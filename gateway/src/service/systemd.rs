@@ -35,8 +35,9 @@ const SYSTEM: &str = "\
 StateDirectory=akidb-gateway
 CacheDirectory=akidb-gateway
 ConfigurationDirectory=akidb-gateway
-# Models are downloaded to, and code for this processor is compiled into:
-Environment=HOME=/var/lib/akidb-gateway XDG_CACHE_HOME=/var/cache/akidb-gateway
+# Models are downloaded to HF_HOME, which is no cache that may be cleaned; code for this processor is compiled into the cache.
+Environment=HOME=/var/lib/akidb-gateway HF_HOME=/var/lib/akidb-gateway/huggingface
+Environment=XDG_CACHE_HOME=/var/cache/akidb-gateway
 # More variables, one NAME=value a line; of mode 0600 if there is a secret among them.
 EnvironmentFile=-/etc/akidb-gateway/environment
 # A token of the Hugging Face hub, in a file that root alone can read: take away the # of both lines.

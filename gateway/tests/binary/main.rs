@@ -12,6 +12,7 @@ mod fault_rows_life;
 #[cfg(target_os = "linux")]
 mod fault_rows_memory;
 mod faults;
+mod guides;
 mod guilt;
 mod house;
 mod http_faults;

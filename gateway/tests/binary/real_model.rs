@@ -50,27 +50,19 @@ fn the_line_to_try_works_as_it_is_printed() {
     assert!(cosine(&vector, expected) >= LEAST_COSINE);
 }
 
-#[test]
-fn every_curl_line_of_the_readme_and_the_quickstart_works_as_it_is_written() {
-    let (minilm, qwen3) = (Gateway::real(&["--workers", "1"]), tiny_qwen3());
-    let read = |file: &str| std::fs::read_to_string(support::checkout().join(file)).unwrap();
-    let (readme, quickstart) = (read("README.md"), read("docs/MLX-QUICKSTART.md"));
-    let curls = |line: &&str| line.starts_with("curl ");
-    let readme: Vec<&str> = readme.lines().filter(curls).collect();
-    let quickstart: Vec<&str> = quickstart.lines().filter(curls).collect();
-    assert!(readme.len() >= 6 && quickstart.len() >= 6, "{readme:?} {quickstart:?}");
-    let lines: Vec<&str> = readme.into_iter().chain(quickstart).collect();
-    for line in lines {
-        // These need a model that was trained with prompts.
-        let needs_prompts = line.contains("prompt_name") || line.contains("instruction");
-        let gateway = if needs_prompts { &qwen3 } else { &minilm };
-        let answer = run_curl(&line.replace("localhost:8080", &gateway.address.to_string()));
-        if line.contains("\"texts\":[]") {
-            assert_eq!(answer.code(), (400, "empty_input".to_owned()), "{line}");
-        } else {
-            assert_eq!(answer.status, 200, "{line}: {}", answer.text);
+/// Does what a line of `curl -s URL [-H HEADER] [-d BODY]` says, on machines without curl, too.
+fn run_curl(line: &str) -> Answer {
+    let mut words = shlex::split(line).unwrap().into_iter();
+    assert_eq!((words.next().as_deref(), words.next().as_deref()), (Some("curl"), Some("-s")), "{line}");
+    let (mut url, mut body) = (String::new(), None);
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "-H" => assert_eq!(words.next().as_deref(), Some("content-type: application/json"), "{line}"),
+            "-d" => body = words.next(),
+            _ => url = word,
         }
     }
+    Answer::fetch(&format!("http://{}", url.trim_start_matches("http://")), body.as_deref())
 }
 
 /// A small checkpoint of Qwen3's architecture with random weights.
@@ -101,21 +93,6 @@ fn a_prompt_by_name_an_instruction_and_the_same_words_in_the_text_give_one_vecto
     assert!(cosine(&short, &by_hand[..64]) > LEAST_COSINE);
     let length = short.iter().map(|number| f64::from(*number).powi(2)).sum::<f64>().sqrt();
     assert!((length - 1.0).abs() < 1e-6, "a shorter vector has length {length}");
-}
-
-/// Does what a line of `curl -s URL [-H HEADER] [-d BODY]` says, on machines without curl, too.
-fn run_curl(line: &str) -> Answer {
-    let mut words = shlex::split(line).unwrap().into_iter();
-    assert_eq!((words.next().as_deref(), words.next().as_deref()), (Some("curl"), Some("-s")), "{line}");
-    let (mut url, mut body) = (String::new(), None);
-    while let Some(word) = words.next() {
-        match word.as_str() {
-            "-H" => assert_eq!(words.next().as_deref(), Some("content-type: application/json"), "{line}"),
-            "-d" => body = words.next(),
-            _ => url = word,
-        }
-    }
-    Answer::fetch(&format!("http://{}", url.trim_start_matches("http://")), body.as_deref())
 }
 
 #[test]

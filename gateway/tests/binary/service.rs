@@ -79,7 +79,9 @@ fn a_property_list_has_what_launchd_needs() {
     for key in ["StandardOutPath", "StandardErrorPath"] {
         assert!(job[key].as_str().unwrap().starts_with("/Library/Logs/"), "{job}");
     }
-    assert!(job["EnvironmentVariables"]["HOME"].as_str().unwrap().starts_with('/'));
+    let variable = |name: &str| job["EnvironmentVariables"][name].as_str().unwrap().to_owned();
+    assert!(variable("HOME").starts_with('/'));
+    assert!(variable("HF_HOME").starts_with(&variable("HOME")), "the system may empty the cache");
 
     let mut command = service(&["print", "--user", "--for", "launchd", "--program", PROGRAM]);
     command.env("HOME", "/Users/somebody");
@@ -109,6 +111,11 @@ fn a_unit_has_what_systemd_needs() {
     ] {
         assert_eq!(values(&unit, key), [value], "{key}");
     }
+    let environment = values(&unit, "Environment").join(" ");
+    assert!(
+        environment.contains("HF_HOME=/var/lib/akidb-gateway/"),
+        "no cache that may be cleaned: {environment}"
+    );
     assert!(values(&unit, "WatchdogSec")[0].parse::<u32>().unwrap() >= 10);
     let named = printed(&["--system", "--for", "systemd", "--run-as", "embedder"], &[]);
     assert_eq!((values(&named, "User"), values(&named, "DynamicUser").len()), (vec!["embedder"], 0));

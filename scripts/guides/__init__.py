@@ -1,0 +1,1 @@
+"""Every command of the guides, run as it is written: ``make check-guides``."""

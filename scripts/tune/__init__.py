@@ -1,0 +1,1 @@
+"""Which setting does what on this machine: ``make tune``."""
