@@ -18,11 +18,11 @@ UV := .tools/bin/uv
 UV_SYNC := cd sidecar-py && UV_PYTHON_DOWNLOADS=never UV_SYSTEM_CERTS=true ../$(UV) sync --locked --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')"
 IN_VENV := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 
-# With Apple silicon there is one GPU, and one worker to have it, which is what the gateway takes by itself.
+# With Apple silicon there is one GPU, and one worker to have it, which is what the gateway takes on its own.
 WORKERS := $(if $(filter Darwin-arm64,$(shell uname -sm | tr ' ' '-')),,--workers 2)
 
 .DEFAULT_GOAL := help
-.PHONY: tune validate check-guides check-services failover deploy-files help setup setup-dev build run test lint lint-rust lint-python audit test-rust test-python guard check-platforms test-aarch64 mac-report precision fuzz doctor bench chaos overload qwen3 golden clean
+.PHONY: test-fast tune validate check-guides check-services failover deploy-files help setup setup-dev build run test lint lint-rust lint-python audit test-rust test-python guard check-platforms test-aarch64 mac-report precision fuzz doctor bench chaos overload qwen3 golden clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -56,6 +56,10 @@ run: setup build ## Serve all-minilm-l6-v2 on 127.0.0.1:8080 with two workers, w
 	@AKIDB_PYTHON="$${AKIDB_PYTHON:-$(CURDIR)/$(VENV)/bin/python}" exec target/release/akidb-gateway --model all-minilm-l6-v2 $(WORKERS) $(ARGS)
 
 test: setup-dev lint audit test-rust test-python guard check-services check-guides ## Check everything: format, lints, licences, advisories, tests
+
+test-fast: lint ## What a commit must pass, in less than four minutes: lints, and tests without real models
+	$(IN_VENV) $(CARGO) nextest run --workspace --locked --profile fast
+	cd sidecar-py && .venv/bin/pytest --cpu -m "not mlx"
 
 lint: lint-rust lint-python ## Format and lints of both languages
 
@@ -113,7 +117,7 @@ fuzz: setup-dev ## Feed arbitrary input to the decoders, FUZZ_SECONDS (600) each
 doctor: setup ## Say how fast this machine multiplies matrices
 	@$(VENV)/bin/python -I -X utf8 -m akidb_sidecar doctor
 
-bench: setup-dev build ## Measure this server beside others, in one table; options in BENCH_ARGS="...", such as --quick
+bench: setup-dev build ## Compare this server with others, in one table; options in BENCH_ARGS="...", such as --quick
 	@$(CARGO) build --release --locked --example load
 	@PYTHONPATH=scripts $(VENV)/bin/python -m bench $(BENCH_ARGS)
 

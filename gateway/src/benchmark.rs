@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::http::native::{answer, request};
+use crate::http::dialects::native::{Native, request};
+use crate::http::writer::Writer;
 use crate::manager::{Embeddings, ModelInfo};
 use crate::scheduler::packing::{self, Packable};
 
@@ -32,7 +33,7 @@ pub fn write_answer(vectors: Vec<Vec<f32>>) -> Vec<u8> {
     let info = ModelInfo { model: "all-minilm-l6-v2".to_owned(), dimension, max_tokens: 256 };
     let embeddings =
         Embeddings { vectors, dimension, total_tokens: 1, truncated: 0, duration: Duration::from_millis(5) };
-    answer::Writer::new(embeddings, &info).next(usize::MAX).unwrap_or_default()
+    Writer::new(&Native, embeddings, &info).next(usize::MAX).unwrap_or_default()
 }
 
 /// Forms batches of at most `max_tokens` of texts of these lengths; returns how many.

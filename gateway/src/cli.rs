@@ -17,7 +17,7 @@ use clap::{Args, CommandFactory, Parser, ValueEnum};
 
 use crate::printable::line;
 
-/// What is served when nobody says what.
+/// The model served by default.
 const DEFAULT_MODEL: &str = "qwen3-0.6b-4bit";
 
 /// What was asked for.
@@ -36,7 +36,7 @@ pub enum Command {
 #[command(
     name = "akidb-gateway",
     version,
-    about = "Text embeddings on this machine, over HTTP, by workers that may crash without anybody noticing",
+    about = "Local text-embedding server: worker crashes are retried and invisible to clients",
     after_help = AFTER_HELP
 )]
 struct Cli {
@@ -47,7 +47,7 @@ struct Cli {
     serve: ServeFlags,
 }
 
-/// `serve` may stand before, between and after its flags; `models` and `service` have flags of their own.
+/// `serve` may come before, between or after its flags; `models` and `service` have flags of their own.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum CommandName {
     /// Serve embeddings over HTTP
@@ -63,14 +63,14 @@ enum CommandName {
 pub struct ServeFlags {
     /// Worker processes, 1 to 64. Each holds the whole model
     ///
-    /// Default: 1 on Apple silicon (one GPU), else the number of cores but at most 4; fewer when the weights
-    /// would take more than half of the memory.
+    /// Default: 1 on Apple silicon (one GPU), otherwise one per core, at most 4. Fewer if the weights would take more than
+    /// half of the memory.
     #[arg(long, env = "AKIDB_WORKERS", value_name = "K", help_heading = "Workers")]
     pub workers: Option<String>,
 
-    /// Batches that may be at one worker at a time, 1 to 64
+    /// Batches in flight per worker, 1 to 64
     ///
-    /// With 2, the next batch already waits in the worker's socket while it computes.
+    /// With 2, the next batch waits in the worker's socket while the worker computes.
     #[arg(
         long,
         env = "AKIDB_MAX_INFLIGHT_PER_WORKER",
@@ -82,9 +82,9 @@ pub struct ServeFlags {
 
     /// Python interpreter with `akidb_sidecar`
     ///
-    /// Default: `sidecar-py/.venv` of the checkout that the binary lies in, then the environment in whose `bin` it lies,
-    /// then $VIRTUAL_ENV, then `akidb-sidecar` on the PATH. Places that every user, or a stranger, can write to are passed
-    /// over; a path given here may belong to anybody.
+    /// Default: `sidecar-py/.venv` of the checkout that holds the binary, then the environment whose `bin` holds it, then
+    /// $VIRTUAL_ENV, then `akidb-sidecar` on the PATH. Locations that other users can write to are skipped; a path given
+    /// here may have any owner.
     #[arg(long, env = "AKIDB_PYTHON", value_name = "PATH", help_heading = "Workers")]
     pub python: Option<String>,
 
@@ -102,20 +102,20 @@ pub struct ServeFlags {
 
     /// Branch, tag or commit on the hub
     ///
-    /// Default: `main`. The commit that it was when it was downloaded is served until `models pull` is asked for a newer one.
+    /// Default: `main`. A downloaded branch stays at its commit until the next `models pull`.
     #[arg(long, env = "AKIDB_REVISION", value_name = "REVISION", help_heading = "Model")]
     pub revision: Option<String>,
 
-    /// Name that requests and answers use for the model
+    /// Name of the model in requests and responses
     ///
     /// Default: the model's name, or the last component of its path.
     #[arg(long, env = "AKIDB_SERVED_MODEL_NAME", value_name = "NAME", help_heading = "Model")]
     pub served_model_name: Option<String>,
 
-    /// How 4-bit and 8-bit weights are held on a CPU: `float32` or `quantized`
+    /// How to hold 4-bit and 8-bit weights on a CPU: `float32` or `quantized`
     ///
-    /// float32 needs 4 bytes a weight. quantized keeps them as they are: a fifth of the memory, the same vectors, about
-    /// the same speed. On a GPU they always stay as they are.
+    /// float32 takes 4 bytes per weight. quantized keeps them as stored: a fifth of the memory, the same vectors, about the
+    /// same speed. A GPU always keeps them as stored.
     #[arg(
         long,
         env = "AKIDB_CPU_WEIGHTS",
@@ -125,10 +125,10 @@ pub struct ServeFlags {
     )]
     pub cpu_weights: String,
 
-    /// What the workers compute with: `auto`, `gpu` or `cpu`
+    /// Device to compute on: `auto`, `gpu` or `cpu`
     ///
-    /// auto is a GPU where there is one that works, else the CPU; `/health` says which. With gpu, workers that find none do
-    /// not start.
+    /// auto uses a working GPU if there is one, otherwise the CPU; `/health` shows which. gpu fails at startup if there is
+    /// none.
     #[arg(
         long,
         env = "AKIDB_DEVICE",
@@ -138,7 +138,7 @@ pub struct ServeFlags {
     )]
     pub device: String,
 
-    /// In which type a GPU computes the products: `float16`, `bfloat16`, `float32` or `stored`
+    /// Number type of matrix products on a GPU: `float16`, `bfloat16`, `float32` or `stored`
     ///
     /// stored is the type of the weights. A CPU always computes in float32.
     #[arg(
@@ -150,10 +150,10 @@ pub struct ServeFlags {
     )]
     pub gpu_dtype: String,
 
-    /// Tokens in one batch, 1 to 131072, or `auto`. One text always fits, however long
+    /// Maximum tokens per batch, 1 to 131072, or `auto`. A batch always holds at least one text
     ///
-    /// `auto` is what a worker computes in about 100 ms, by the speed of its warm-up. Either is less where a worker would take
-    /// more than an eighth of --request-timeout for it.
+    /// `auto` is what a worker computes in about 100 ms, judging by its warm-up. Both are lowered so that a batch takes at
+    /// most an eighth of --request-timeout.
     #[arg(
         long,
         env = "AKIDB_MAX_BATCH_TOKENS",
@@ -163,9 +163,9 @@ pub struct ServeFlags {
     )]
     pub max_batch_tokens: String,
 
-    /// How long a text may wait for others to fill its batch while a worker is free, 0s to 1s
+    /// How long a text waits for others to fill its batch while a worker is free, 0s to 1s
     ///
-    /// Batches grow by themselves while the workers are busy, so waiting rarely pays.
+    /// Batches grow on their own while the workers are busy, so waiting rarely helps.
     #[arg(
         long,
         env = "AKIDB_BATCH_WAIT",
@@ -175,9 +175,9 @@ pub struct ServeFlags {
     )]
     pub batch_wait: String,
 
-    /// Tokens that may be admitted and not yet computed, 1 to 10^9; what is more is refused
+    /// Maximum tokens admitted and not yet computed, 1 to 10^9; beyond that, requests are refused
     ///
-    /// Long before that, requests are refused that would by the speed of the workers not be done in time.
+    /// Requests that cannot finish in time at the workers' current speed are refused well before this limit.
     #[arg(
         long,
         env = "AKIDB_MAX_QUEUE_TOKENS",
@@ -187,7 +187,7 @@ pub struct ServeFlags {
     )]
     pub max_queue_tokens: String,
 
-    /// How often texts that nobody waits for are dropped while no worker is free, 1ms to 1h
+    /// How often to drop abandoned texts from the queue while no worker is free, 1ms to 1h
     #[arg(
         long,
         env = "AKIDB_PRUNE_INTERVAL",
@@ -198,7 +198,7 @@ pub struct ServeFlags {
     )]
     pub prune_interval: String,
 
-    /// How long a request may take, 1ms to 1h; then it is answered 504
+    /// How long a request may take, 1ms to 1h; after that the response is 504
     #[arg(
         long,
         env = "AKIDB_REQUEST_TIMEOUT",
@@ -208,7 +208,7 @@ pub struct ServeFlags {
     )]
     pub request_timeout: String,
 
-    /// Address and port to listen on; port 0 takes a free one, which the log names
+    /// Address and port to listen on; port 0 picks a free one, which is logged
     #[arg(
         long,
         env = "AKIDB_LISTEN",
@@ -218,17 +218,17 @@ pub struct ServeFlags {
     )]
     pub listen: String,
 
-    /// Listen on an address that other machines reach, too
+    /// Allow --listen on an address that other machines can reach
     ///
-    /// Without it, only loopback addresses are taken: whoever reaches the gateway may use it.
+    /// Anyone who can reach the gateway can use it, so only loopback addresses are allowed by default.
     #[arg(long, env = "AKIDB_ALLOW_REMOTE", help_heading = "Server")]
     pub allow_remote: bool,
 
-    /// Name by which clients may call the gateway (the `Host` of their requests); may be given several times
+    /// Additional `Host` name that requests may use; may be repeated
     ///
-    /// Loopback names and addresses, this machine's name, and names under `.localhost`, `.local` and `.internal` are taken
-    /// in any case; others are refused, because a web page could be behind them. With --allow-remote this holds for
-    /// requests with an `Origin` only, and every IP address is taken. In the variable, a comma stands between two names.
+    /// Loopback names and addresses, this machine's name, and names under `.localhost`, `.local` and `.internal` are always
+    /// allowed; others are refused to protect against web pages (DNS rebinding). With --allow-remote, only requests with an
+    /// `Origin` are checked, and every IP address is allowed. Separate names in the variable with commas.
     #[arg(
         long,
         env = "AKIDB_ALLOWED_HOST",
@@ -238,7 +238,7 @@ pub struct ServeFlags {
     )]
     pub allowed_host: Vec<String>,
 
-    /// How long admitted requests may take to finish after SIGTERM or SIGINT, 0s to 1h
+    /// How long to let admitted requests finish after SIGTERM or SIGINT, 0s to 1h
     #[arg(
         long,
         env = "AKIDB_DRAIN_TIMEOUT",
@@ -248,7 +248,7 @@ pub struct ServeFlags {
     )]
     pub drain_timeout: String,
 
-    /// Log lines for people (`text`) or for programs (`json`), on standard error
+    /// Log format on standard error: `text` or `json`
     #[arg(
         long,
         env = "AKIDB_LOG_FORMAT",
@@ -258,11 +258,11 @@ pub struct ServeFlags {
     )]
     pub log_format: String,
 
-    /// When a worker is given up
+    /// When a worker is replaced
     #[command(flatten)]
     pub faults: FaultFlags,
 
-    /// What one client may cost.
+    /// Limits per client.
     #[command(flatten)]
     pub limits: LimitFlags,
 }

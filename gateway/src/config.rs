@@ -16,7 +16,7 @@ use crate::{catalog, http, manager, model, pool, scheduler, supervisor};
 pub struct Config {
     /// The HTTP server.
     pub http: http::Config,
-    /// The library behind it.
+    /// The library that it configures.
     pub manager: manager::Config,
     /// Form of the log lines.
     pub log_format: LogFormat,
@@ -180,7 +180,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Collects every problem, so that a person can mend them all at once.
+/// Collects every problem, so that a person can fix them all at once.
 struct Check {
     problems: Vec<String>,
 }

@@ -1,6 +1,6 @@
 //! What can go wrong: [`EmbedError`] for one request, [`StartError`] for the whole process.
 //!
-//! Neither knows HTTP; `http/respond.rs` turns an [`EmbedError`] into a status and a body.
+//! Neither knows HTTP; `http/error.rs` turns an [`EmbedError`] into a status, and a dialect writes it.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -36,7 +36,7 @@ pub enum EmbedError {
     },
     /// A text is longer than the model allows, and was not to be cut.
     #[error(
-        "text {index} has {}{tokens} tokens, the model takes {limit}: shorten it, or leave `truncate` out to have it cut",
+        "text {index} has {}{tokens} tokens, the model takes {limit}: shorten it, or omit `truncate` to have it cut",
         if *.is_exact { "" } else { "more than " }
     )]
     TextTooLong {
@@ -62,14 +62,14 @@ pub enum EmbedError {
     },
     /// The model leaves its prompt out of its pooling, which the workers do not.
     #[error(
-        "this model leaves the tokens of a prompt out of its pooling, which is not supported here: name no prompt, or one without text"
+        "this model leaves prompts out of its pooling, which is not supported: name no prompt, or an empty one"
     )]
     PromptNotSupported,
     /// The request gives an instruction to a model that was not trained with any.
-    #[error("this model was not trained with instructions: leave `instruction` out")]
+    #[error("this model was not trained with instructions: omit `instruction`")]
     InstructionNotSupported,
     /// The request's instruction has no words.
-    #[error("`instruction` is empty: say what the task is, or leave it out")]
+    #[error("`instruction` is empty: describe the task, or omit it")]
     EmptyInstruction,
     /// The prompt leaves no room for a text.
     #[error(
@@ -105,7 +105,7 @@ pub enum EmbedError {
         most: usize,
     },
     /// The tokenizer finds nothing in a text, and the model has no special tokens either.
-    #[error("text {index} has no token: it holds nothing that the model reads")]
+    #[error("text {index} has no tokens: it contains nothing that the model reads")]
     NoTokens {
         /// Position in the request, counted from 0.
         index: usize,
@@ -117,25 +117,23 @@ pub enum EmbedError {
         index: usize,
     },
     /// The gateway is shutting down and takes no new work.
-    #[error("the gateway is shutting down: send the request to another one, or again later")]
+    #[error("the gateway is shutting down: retry later, or on another instance")]
     Draining,
     /// No worker is ready, and none is due before the deadline.
-    #[error("no worker is ready: see /health, and send the request again later")]
+    #[error("no worker is ready: see /health, and retry later")]
     NoWorker {
         /// Time until a worker is due.
         retry_after: Duration,
     },
     /// So much is queued that the request could not be answered in time.
-    #[error(
-        "more is queued than can be computed in time: send the request again later, or with a longer time limit"
-    )]
+    #[error("the queue is too long to meet the deadline: retry later, or allow more time")]
     Overloaded {
         /// Time until what is queued now is computed.
         retry_after: Duration,
     },
     /// The request is too large for its time limit, even for an idle machine.
     #[error(
-        "the request needs about {} s of this machine and may take {} s: send fewer or shorter texts at a time, or allow more time",
+        "the request needs about {} s on this machine but may take only {} s: send fewer or shorter texts at a time, or allow more time",
         tenths(*.needed), .limit.as_secs_f64()
     )]
     DeadlineTooShort {
@@ -145,27 +143,25 @@ pub enum EmbedError {
         limit: Duration,
     },
     /// Workers died under this request more often than it may be tried, or none came back in time.
-    #[error("the worker that computed this request was lost: send the request again")]
+    #[error("the worker computing this request was lost: send the request again")]
     WorkerLost,
     /// The deadline passed first.
-    #[error(
-        "the request was not answered within its time limit: send fewer or shorter texts, or raise the limit"
-    )]
+    #[error("the request exceeded its time limit: send fewer or shorter texts, or allow more time")]
     DeadlineExceeded,
     /// This text alone killed a worker, now or in the last minutes.
-    #[error("text {index} makes the model crash or hang: leave it out")]
+    #[error("text {index} makes the model crash or hang: omit it")]
     PoisonInput {
         /// Position in the request, counted from 0.
         index: usize,
     },
     /// The model raised an error for this text.
-    #[error("the model could not compute text {index}")]
+    #[error("the model failed on text {index}")]
     InferenceFailed {
         /// Position in the request, counted from 0.
         index: usize,
     },
     /// A worker answered with a vector that cannot be right.
-    #[error("the model gave no usable vector for text {index}")]
+    #[error("the model returned no usable vector for text {index}")]
     BadWorkerOutput {
         /// Position in the request, counted from 0.
         index: usize,
@@ -202,7 +198,7 @@ impl EmbedError {
     }
 }
 
-/// As much of a client's words as an answer repeats.
+/// Truncates client-supplied text for use in an error message.
 pub(crate) fn shorten(text: &str) -> String {
     const LONGEST_BYTES: usize = 300;
     if text.len() <= LONGEST_BYTES {
@@ -270,7 +266,7 @@ pub enum StartError {
         /// What happened.
         reason: String,
     },
-    /// The model is neither here nor to be had.
+    /// The model is neither available locally nor downloadable.
     #[error("{}; this works here: {}", line(reason), line(works))]
     ModelNotFound {
         /// What was tried, in one line.
@@ -325,7 +321,7 @@ pub enum StartError {
         hint: String,
     },
     /// The service does not run.
-    #[error("the service does not run")]
+    #[error("the service is not running")]
     ServiceNotRunning,
     /// launchd or systemd did not do what it was asked for.
     #[error("`{}` failed: {}", line(command), line(reason))]

@@ -1,61 +1,58 @@
 //! The HTTP server: accepts connections, limits what they may cost, and routes requests.
 //!
 //! * `connection`: one client's connection, and how long each part of it may take.
-//! * `head`, `body`: what a request says before its JSON is read.
-//! * `memory`: what the bodies and the answers under way may take together.
-//! * `origin`: which names and which web pages a request may come by.
-//! * `native`: `POST /api/v1/embed`.
-//! * `accept`: the form in which `/metrics` is read.
-//! * `operations`: `/health`, `/livez`, `/readyz`, `/metrics`.
-//! * `content`: the body of an answer.
-//! * `respond`: the one table from errors to status codes and bodies.
+//! * `framing`: whether a request states its length once.
+//! * `routes`: which path is whose, and the way of a request from its head to its response.
+//! * `request_id`, `head`, `origin`: what a request's head says: its id, time limit and encoding, host and origin.
+//! * `body`: reads a body.
+//! * `exchange`: a request for embeddings: read, parse, embed, write.
+//! * `dialects`: the APIs that clients speak; `native` is `AkiDB`'s.
+//! * `writer`, `content`: a response, written while the client takes it.
+//! * `operations`: `/health`, `/livez`, `/readyz`, `/metrics`; `accept`: the format of `/metrics`.
+//! * `error`: why a request is refused, and the one table from errors to status codes; `respond`: responses.
+//! * `memory`: the memory that requests and responses in progress share.
+//! * `context`: what all of these need.
 
 mod accept;
 mod body;
 mod connection;
 mod content;
+mod context;
+pub(crate) mod dialects;
+pub(crate) mod error;
+mod exchange;
+mod framing;
 mod head;
 mod memory;
-pub(crate) mod native;
 mod operations;
 pub(crate) mod origin;
-pub(crate) mod respond;
+mod request_id;
+mod respond;
+mod routes;
+pub(crate) mod writer;
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::body::Incoming;
-use hyper::header::{CONNECTION, HOST, HeaderValue};
-use hyper::http::request::Parts;
-use hyper::{Method, Request, Response, Version};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::Instrument;
 
 use crate::error::StartError;
 use crate::heart::Heart;
 use crate::machine;
 use crate::manager::EmbeddingManager;
+use crate::metrics::Metrics;
 use crate::notify::Notifier;
 use crate::shutdown::Signals;
-use body::{ALWAYS_READ_BYTES, RequestBody};
-use content::Content;
-use head::RequestId;
-use memory::Budget;
-use origin::Gatekeeper;
-use respond::RequestError;
+use context::Context;
 
 /// Descriptors kept for everything that is not a client's connection.
 const RESERVED_DESCRIPTORS: u64 = 128;
-/// Long bodies that are parsed at a time.
-const PARSERS: usize = 2;
-/// Answers that take no more than this are given whatever the others take.
-const ALWAYS_ANSWERED_BYTES: usize = 32 * 1024;
 /// Time in which requests that are given up at the end get their answers.
 const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
 /// Connections that wait to be accepted.
@@ -72,7 +69,7 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Whether other machines may use the gateway, by whatever name they know it.
     pub allow_remote: bool,
-    /// Names by which the gateway may be called, beside those that lead to this machine anyway.
+    /// Names by which the gateway may be called, in addition to those that lead to this machine anyway.
     pub allowed_hosts: Vec<String>,
     /// Longest request body, in bytes.
     pub max_body_bytes: usize,
@@ -127,26 +124,14 @@ impl Config {
 /// A bound address.
 pub(crate) struct Server {
     config: Config,
+    metrics: Arc<Metrics>,
     socket: TcpSocket,
-}
-
-/// What every request handler needs.
-struct Context {
-    config: Config,
-    gatekeeper: Gatekeeper,
-    /// Memory for bodies and what is made of them.
-    bodies: Budget,
-    /// Memory for answers.
-    responses: Budget,
-    /// One permit for each long body that is parsed: meanwhile it is there twice.
-    parsers: Arc<Semaphore>,
-    manager: Arc<EmbeddingManager>,
 }
 
 impl Server {
     /// Takes the address, so that a port in use is noticed before anything is prepared. Clients are refused until
     /// [`Self::serve`] is called.
-    pub(crate) fn bind(config: Config) -> Result<Self, StartError> {
+    pub(crate) fn bind(config: Config, metrics: Arc<Metrics>) -> Result<Self, StartError> {
         let bind = || {
             let socket = if config.listen.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
             socket.set_reuseaddr(true)?;
@@ -154,7 +139,7 @@ impl Server {
             Ok(socket)
         };
         let socket = bind().map_err(|source| cannot_listen(config.listen, source))?;
-        Ok(Self { config, socket })
+        Ok(Self { config, metrics, socket })
     }
 
     /// Serves until a signal asks to stop, then finishes what was admitted and ends the workers.
@@ -171,16 +156,7 @@ impl Server {
         let (address, listener) = listen().map_err(|source| cannot_listen(self.config.listen, source))?;
         tracing::info!(%address, "listening");
         let drain_timeout = self.config.drain_timeout;
-        let Config { allow_remote, allowed_hosts, .. } = &self.config;
-        let gatekeeper = Gatekeeper::new(*allow_remote, allowed_hosts, machine::host_name().as_deref());
-        let context = Arc::new(Context {
-            gatekeeper,
-            bodies: Budget::new(self.config.max_bodies_bytes, ALWAYS_READ_BYTES),
-            responses: Budget::new(self.config.max_response_bytes, ALWAYS_ANSWERED_BYTES),
-            parsers: Arc::new(Semaphore::new(PARSERS)),
-            config: self.config,
-            manager: Arc::clone(&manager),
-        });
+        let context = Arc::new(Context::new(self.config, self.metrics, Arc::clone(&manager)));
         let notifier = Arc::new(notifier);
         let connections = TaskTracker::new();
         let close = CancellationToken::new();
@@ -213,7 +189,7 @@ impl Server {
             () = signals.force_requested() => false,
         };
         if !is_finished {
-            tracing::warn!("admitted requests are given up: the drain time is over, or a second signal came");
+            tracing::warn!("abandoning in-flight requests: drain timeout elapsed, or second signal");
             manager.abandon();
             let _ = tokio::time::timeout(LAST_WORDS_TIMEOUT, finish).await;
         }
@@ -262,7 +238,7 @@ async fn accept(
             Ok(slot) => slot,
             Err(_none) => {
                 if last_complaint.is_none_or(|last| last.elapsed() >= ACCEPT_COMPLAINT_INTERVAL) {
-                    tracing::warn!(limit, "as many connections are open as the descriptors allow: more wait");
+                    tracing::warn!(limit, "connection limit reached: new connections are waiting");
                     last_complaint = Some(Instant::now());
                 }
                 let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
@@ -282,7 +258,7 @@ async fn accept(
             }
             Err(error) => {
                 if last_complaint.is_none_or(|last| last.elapsed() >= ACCEPT_COMPLAINT_INTERVAL) {
-                    tracing::warn!(%error, "connections cannot be accepted");
+                    tracing::warn!(%error, "cannot accept connections");
                     last_complaint = Some(Instant::now());
                 }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -291,7 +267,7 @@ async fn accept(
     }
 }
 
-/// Whether another connection may be accepted all the same.
+/// Whether another connection may be accepted anyway.
 fn is_of_one_client(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
@@ -301,62 +277,4 @@ fn is_of_one_client(error: &io::Error) -> bool {
 fn connection_limit() -> usize {
     let connections = machine::raise_descriptor_limit().saturating_sub(RESERVED_DESCRIPTORS).max(16);
     usize::try_from(connections).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS)
-}
-
-/// Answers one request; also says whether all of it was read.
-async fn route(
-    request: Request<Incoming>,
-    states_two_lengths: bool,
-    progress: connection::Progress,
-    context: &Context,
-) -> (Response<Content>, bool) {
-    let (head, body) = request.into_parts();
-    let id = RequestId::of(&head.headers);
-    let span = tracing::info_span!("request", request_id = id.as_str());
-    let answer = async {
-        let mut body = RequestBody::new(body, progress);
-        let hosts = head.headers.get_all(HOST).iter().count();
-        let result = if head.version == Version::HTTP_11 && hosts != 1 {
-            Err(RequestError::InvalidHttp("it has not exactly one Host"))
-        } else if states_two_lengths {
-            Err(RequestError::InvalidHttp("it has both Content-Length and Transfer-Encoding"))
-        } else if let Err(refusal) = context.gatekeeper.check(&head) {
-            Err(refusal)
-        } else {
-            handle(&head, &mut body, context).await
-        };
-        let mut response = result.unwrap_or_else(|error| {
-            context.manager.count_rejected(respond::code(&error));
-            respond::error(&error, &id)
-        });
-        respond::identify(&mut response, &id);
-        if context.manager.is_draining() || !body.is_read() {
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-        }
-        (response, body.is_read())
-    };
-    answer.instrument(span).await
-}
-
-/// The route table.
-async fn handle(
-    head: &Parts,
-    body: &mut RequestBody,
-    context: &Context,
-) -> Result<Response<Content>, RequestError> {
-    let manager = &context.manager;
-    let get = head.method == Method::GET || head.method == Method::HEAD;
-    let post = head.method == Method::POST;
-    match head.uri.path() {
-        "/api/v1/embed" if post => native::embed(&head.headers, body, context).await,
-        "/api/v1/embed" => Err(RequestError::MethodNotAllowed { allowed: "POST" }),
-        "/health" if get => Ok(operations::health(manager)),
-        "/livez" if get => Ok(operations::live()),
-        "/readyz" if get => Ok(operations::ready(manager)),
-        "/metrics" if get => Ok(operations::metrics(manager, &head.headers)),
-        "/health" | "/livez" | "/readyz" | "/metrics" => {
-            Err(RequestError::MethodNotAllowed { allowed: "GET" })
-        }
-        _ => Err(RequestError::NotFound),
-    }
 }

@@ -31,7 +31,7 @@ pub(crate) struct Job {
     pub(crate) share: Share,
     /// How many workers were lost while they computed it.
     pub(crate) lost_workers: u8,
-    /// Whether one of them died of itself.
+    /// Whether one of them died on its own.
     pub(crate) is_suspect: bool,
     /// Set when its vector could not be right.
     pub(crate) doubt: Option<Arc<Doubt>>,
@@ -130,7 +130,7 @@ impl Backlog {
         self.queued.load(Ordering::Relaxed)
     }
 
-    /// Adds a request of so many tokens if `may_join` agrees to the tokens before it. No two requests are judged by the
+    /// Adds a request of this many tokens if `may_join` agrees to the tokens before it. No two requests are judged by the
     /// same number.
     pub(crate) fn join<E>(
         self: &Arc<Self>,

@@ -8,7 +8,7 @@
 //! A request takes one way through the house, and imports follow it:
 //!
 //! ```text
-//! http -> http/native -> manager -> tokenizer
+//! http -> http/dialects -> manager -> tokenizer
 //!                           |
 //!                           v
 //!                       scheduler -> pool -> pool/connection -> akidb_protocol -> worker
@@ -19,7 +19,7 @@
 //! * `tokenizer`: text to token ids, with the model's own `tokenizer.json`.
 //! * [`scheduler`]: queues texts and forms batches.
 //! * [`pool`]: the ready workers, and the batches of lost ones.
-//! * [`supervisor`]: starts workers and starts them again; stands beside the path.
+//! * [`supervisor`]: starts and restarts workers; not on the request path.
 //! * `sidecar`: finds the Python environment; the only part that starts processes.
 //! * [`model`]: which model, and what its files say.
 //! * [`catalog`]: the `models` commands: which models there are, and where.
@@ -85,6 +85,7 @@ pub use manager::{EmbedRequest, EmbeddingManager, Embeddings, ModelInfo, Prompt,
 use config::Config;
 use error::StartError;
 use heart::Heart;
+use metrics::Metrics;
 use notify::Notifier;
 
 /// Runs the gateway until a signal ends it: wires the parts, in one place.
@@ -96,9 +97,10 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     let signals = shutdown::Signals::install()?;
     let heart = Heart::default();
     let notifier = Notifier::start(heart.clone());
-    let server = http::Server::bind(config.http)?;
+    let metrics = Arc::new(Metrics::new());
+    let server = http::Server::bind(config.http, Arc::clone(&metrics))?;
     let manager = tokio::select! {
-        manager = EmbeddingManager::with_heart(config.manager, &heart) => Arc::new(manager?),
+        manager = EmbeddingManager::with_parts(config.manager, metrics, &heart) => Arc::new(manager?),
         () = signals.stop_requested() => return Ok(()),
     };
     let reloading = tokio::spawn(reload_when_asked(signals.clone(), Arc::clone(&manager)));

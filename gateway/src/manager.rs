@@ -41,8 +41,7 @@ use crate::tokenizer::{Family, Needs, Tokenizer, Tokens};
 use offer::{Offer, Plan};
 use vector::{VectorForm, collect};
 
-/// When no worker will be ready soon, or ever, a client is asked to come back after this time all the same: the operator
-/// may have mended it.
+/// Upper bound of `Retry-After`, also when no worker is expected: an operator may fix it.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(30);
 
 /// What a manager needs to know.
@@ -116,11 +115,15 @@ impl EmbeddingManager {
     ///
     /// No Python environment, a model that cannot be had, or one whose files are wrong.
     pub async fn new(config: Config) -> Result<Self, StartError> {
-        Self::with_heart(config, &Heart::default()).await
+        Self::with_parts(config, Arc::new(Metrics::new()), &Heart::default()).await
     }
 
-    /// The same; `heart` watches the loops that must not stand still.
-    pub(crate) async fn with_heart(config: Config, heart: &Heart) -> Result<Self, StartError> {
+    /// The same, with parts that the whole process shares; `heart` watches the loops that must not stand still.
+    pub(crate) async fn with_parts(
+        config: Config,
+        metrics: Arc<Metrics>,
+        heart: &Heart,
+    ) -> Result<Self, StartError> {
         let sidecar = Sidecar::find(config.python.as_deref())?;
         let model = Model::resolve(&config.model, &sidecar, config.show_progress).await?;
         let needs = Needs {
@@ -139,7 +142,7 @@ impl EmbeddingManager {
         let tokenizer = tokenizer
             .unwrap_or_else(|panic| Err(panic.to_string()))
             .map_err(|reason| StartError::Model { model: model.served_name.clone(), reason })?;
-        let metrics = Arc::new(Metrics::new(&model.served_name));
+        metrics.serves(&model.served_name);
         let (cores, compute) = (machine::cores(), config.model.compute);
         let on_unified_gpu = compute.is_on_unified_gpu();
         let workers = config
@@ -376,7 +379,7 @@ impl EmbeddingManager {
         };
         match collected {
             Ok(Some(vectors)) => vectors,
-            // Jobs are dropped unanswered only when nobody waits for them any more.
+            // Jobs are dropped unanswered only when they are abandoned.
             Ok(None) if Instant::now() < deadline => Err(EmbedError::Internal),
             _ if worker_lost.load(Ordering::Relaxed) => Err(EmbedError::WorkerLost),
             _ if !self.is_ready() => Err(EmbedError::no_worker_in_time()),
@@ -472,28 +475,5 @@ impl EmbeddingManager {
     /// Most texts in one request.
     pub(crate) fn max_texts(&self) -> usize {
         self.max_texts
-    }
-
-    /// Notes how long a part of a request's work took.
-    pub(crate) fn phase_took(&self, phase: Phase, took: Duration) {
-        self.metrics.phase_took(phase, took.as_secs_f64());
-    }
-
-    /// Does a part of a request's work and notes how long it took.
-    pub(crate) fn timed<T>(&self, phase: Phase, work: impl FnOnce() -> T) -> T {
-        let started = Instant::now();
-        let result = work();
-        self.phase_took(phase, started.elapsed());
-        result
-    }
-
-    /// Counts an embedding request that was refused before it reached [`Self::embed_request`].
-    pub(crate) fn count_refused(&self) {
-        self.metrics.request_answered(Status::Error);
-    }
-
-    /// Counts a request of any kind that was answered with an error.
-    pub(crate) fn count_rejected(&self, code: &'static str) {
-        self.metrics.request_rejected(code);
     }
 }

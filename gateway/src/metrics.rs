@@ -1,10 +1,11 @@
-//! Everything that Prometheus can read. A leaf: it knows no other module.
+//! Everything that Prometheus can read, and nothing else can. A leaf: it knows no other module.
 //!
 //! Label sets are fixed at compile time, so no input can grow them.
 
 pub(crate) mod text;
 
 use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -13,7 +14,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::registry::{Metric, Registry, Unit};
+use tokio::time::Instant;
 
 const LATENCY_BUCKETS_SECONDS: [f64; 8] = [0.01, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0];
 const BATCH_SIZE_BUCKETS: [f64; 6] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0];
@@ -40,7 +42,7 @@ impl Status {
 /// Why a worker was started again: the first nine when it was lost, the others when it was replaced by a ready one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RestartReason {
-    /// It ended by itself.
+    /// It ended on its own.
     Exit,
     /// A signal ended it.
     Signal,
@@ -48,7 +50,7 @@ pub(crate) enum RestartReason {
     OutOfMemory,
     /// It sent something that is not of the protocol.
     ProtocolError,
-    /// It gave no sign of life.
+    /// It sent no heartbeat.
     Heartbeat,
     /// Its batch made no progress.
     Progress,
@@ -102,7 +104,7 @@ pub(crate) enum Phase {
     Parse,
     /// Texts to token ids, per request.
     Tokenize,
-    /// A batch between gateway and worker: frames, sockets, and its wait behind the batch before it.
+    /// A batch between gateway and worker: frames, sockets, and its wait for the previous batch.
     Transfer,
     /// The forward pass, per batch, as the worker measured it.
     Compute,
@@ -148,15 +150,10 @@ struct WorkerLabel {
     worker: u32,
 }
 
-/// Handles to all metrics, and the registry that writes them.
+/// Handles to all metrics, and the registry that writes them. Nothing reads them back: no decision depends on a metric.
 #[derive(Debug)]
 pub(crate) struct Metrics {
-    registry: Registry,
     requests: Family<StatusLabel, Counter>,
-    restarts: Family<ReasonLabel, Counter>,
-    rejected: Family<CodeLabel, Counter>,
-    worker_memory_bytes: Family<WorkerLabel, Gauge>,
-    phases: [Histogram; Phase::ALL.len()],
     /// Time from the arrival of a request's texts to its vectors.
     pub(crate) latency_seconds: Histogram,
     /// Texts per request.
@@ -165,56 +162,146 @@ pub(crate) struct Metrics {
     pub(crate) gil_wait_seconds: Histogram,
     /// Requests admitted and not yet wholly at a worker.
     pub(crate) queue_depth: Gauge<i64, AtomicI64>,
+    phases: [Histogram; Phase::ALL.len()],
+    /// Workers that can take a batch.
+    pub(crate) workers_ready: Gauge<i64, AtomicI64>,
+    restarts: Family<ReasonLabel, Counter>,
+    /// Texts cut to the model's length limit.
+    pub(crate) truncated_texts: Counter<u64, AtomicU64>,
+    /// Tokens embedded for successful requests.
+    pub(crate) tokens: Counter<u64, AtomicU64>,
+    /// Batches that were run again after a worker was lost.
+    pub(crate) retries: Counter<u64, AtomicU64>,
     /// Time from the arrival of a request's texts until it was refused as too much.
     pub(crate) rejection_seconds: Histogram,
     /// Tokens admitted and not yet at a worker.
     pub(crate) queue_tokens: Gauge<i64, AtomicI64>,
     /// Texts whose deadline passed before a worker had them.
     pub(crate) expired_texts: Counter<u64, AtomicU64>,
-    /// Requests whose client went away before the answer.
+    rejected: Family<CodeLabel, Counter>,
+    /// Requests whose client disconnected before the response.
     pub(crate) clients_gone: Counter<u64, AtomicU64>,
-    /// Texts that two workers died of, and that are refused for it.
+    /// Texts that crashed two workers and are refused for it.
     pub(crate) poison_texts: Counter<u64, AtomicU64>,
     /// Frames that broke the protocol.
     pub(crate) protocol_errors: Counter<u64, AtomicU64>,
-    /// Workers that end again and again before they are ready.
+    /// Workers that keep exiting before they are ready.
     pub(crate) crash_loop: Gauge<i64, AtomicI64>,
-    /// Workers that can take a batch.
-    pub(crate) workers_ready: Gauge<i64, AtomicI64>,
-    /// Texts cut to the model's length limit.
-    pub(crate) truncated_texts: Counter<u64, AtomicU64>,
-    /// Tokens answered.
-    pub(crate) tokens: Counter<u64, AtomicU64>,
-    /// Batches that were run again after a worker was lost.
-    pub(crate) retries: Counter<u64, AtomicU64>,
+    worker_memory_bytes: Family<WorkerLabel, Gauge>,
+    registry: Mutex<Registry>,
 }
 
 impl Metrics {
-    /// Registers everything. `model` goes into the build information.
-    pub(crate) fn new(model: &str) -> Self {
-        let phases = PhaseFamily::new_with_constructor(|| Histogram::new(PHASE_BUCKETS_SECONDS));
-        let mut metrics = Self {
-            registry: Registry::default(),
-            requests: Family::default(),
-            restarts: Family::default(),
-            rejected: Family::default(),
-            worker_memory_bytes: Family::default(),
-            phases: Phase::ALL.map(|(_, name)| phases.get_or_create_owned(&PhaseLabel { phase: name })),
-            latency_seconds: Histogram::new(LATENCY_BUCKETS_SECONDS),
-            batch_size: Histogram::new(BATCH_SIZE_BUCKETS),
-            gil_wait_seconds: Histogram::new(WAIT_BUCKETS_SECONDS),
-            queue_depth: Gauge::default(),
-            rejection_seconds: Histogram::new(REJECTION_BUCKETS_SECONDS),
-            queue_tokens: Gauge::default(),
-            expired_texts: Counter::default(),
-            clients_gone: Counter::default(),
-            poison_texts: Counter::default(),
-            protocol_errors: Counter::default(),
-            crash_loop: Gauge::default(),
-            workers_ready: Gauge::default(),
-            truncated_texts: Counter::default(),
-            tokens: Counter::default(),
-            retries: Counter::default(),
+    /// Makes and registers every metric: one line each, in the order in which they are written.
+    pub(crate) fn new() -> Self {
+        let mut registry = Registry::default();
+        let to = &mut registry;
+        let metrics = Self {
+            requests: add(to, "akidb_embedding_requests", "Embedding requests answered", Family::default()),
+            latency_seconds: add_seconds(
+                to,
+                "akidb_embedding_latency",
+                "Time from a request's texts to its vectors",
+                Histogram::new(LATENCY_BUCKETS_SECONDS),
+            ),
+            batch_size: add(
+                to,
+                "akidb_embedding_batch_size",
+                "Texts per request",
+                Histogram::new(BATCH_SIZE_BUCKETS),
+            ),
+            gil_wait_seconds: add_seconds(
+                to,
+                "akidb_embedding_gil_wait",
+                "Wait of a request for its first worker permit",
+                Histogram::new(WAIT_BUCKETS_SECONDS),
+            ),
+            queue_depth: add(
+                to,
+                "akidb_embedding_queue_depth",
+                "Requests admitted and not yet wholly at a worker",
+                Gauge::default(),
+            ),
+            phases: {
+                let phases = add_seconds(
+                    to,
+                    "akidb_embedding_phase",
+                    "Where the time goes: parse, tokenize and write per request, transfer and compute per batch",
+                    PhaseFamily::new_with_constructor(|| Histogram::new(PHASE_BUCKETS_SECONDS)),
+                );
+                Phase::ALL.map(|(_, phase)| phases.get_or_create_owned(&PhaseLabel { phase }))
+            },
+            workers_ready: add(to, "akidb_workers_ready", "Workers that can take a batch", Gauge::default()),
+            restarts: add(to, "akidb_worker_restarts", "Workers restarted", Family::default()),
+            truncated_texts: add(
+                to,
+                "akidb_truncated_texts",
+                "Texts cut to the length limit",
+                Counter::default(),
+            ),
+            tokens: add(to, "akidb_embedding_tokens", "Tokens embedded", Counter::default()),
+            retries: add(
+                to,
+                "akidb_batch_retries",
+                "Batches run again after a worker was lost",
+                Counter::default(),
+            ),
+            rejection_seconds: add_seconds(
+                to,
+                "akidb_rejection",
+                "Time from a request's texts until it was refused because the machine is full or no worker is due",
+                Histogram::new(REJECTION_BUCKETS_SECONDS),
+            ),
+            queue_tokens: add(
+                to,
+                "akidb_embedding_queue_tokens",
+                "Tokens admitted and not yet at a worker",
+                Gauge::default(),
+            ),
+            expired_texts: add(
+                to,
+                "akidb_expired_texts",
+                "Texts whose deadline passed in the queue",
+                Counter::default(),
+            ),
+            rejected: add(
+                to,
+                "akidb_requests_rejected",
+                "Requests answered with an error, by its code",
+                Family::default(),
+            ),
+            clients_gone: add(
+                to,
+                "akidb_clients_gone",
+                "Requests whose client disconnected before the response",
+                Counter::default(),
+            ),
+            poison_texts: add(
+                to,
+                "akidb_poison_texts",
+                "Texts that crashed two workers and are refused for it",
+                Counter::default(),
+            ),
+            protocol_errors: add(
+                to,
+                "akidb_worker_protocol_errors",
+                "Frames of workers that broke the protocol",
+                Counter::default(),
+            ),
+            crash_loop: add(
+                to,
+                "akidb_crash_loop",
+                "Workers that keep exiting before they are ready, or because memory is short",
+                Gauge::default(),
+            ),
+            worker_memory_bytes: add_unit(
+                to,
+                "akidb_worker_resident",
+                "Memory of each worker",
+                Unit::Bytes,
+                Family::default(),
+            ),
+            registry: Mutex::default(),
         };
         for status in [Status::Success, Status::Error] {
             drop(metrics.requests.get_or_create(&StatusLabel { status: status.name() }));
@@ -222,102 +309,28 @@ impl Metrics {
         for (_, reason) in RestartReason::ALL {
             drop(metrics.restarts.get_or_create(&ReasonLabel { reason }));
         }
-        metrics.register_all(model, phases);
-        metrics
+        Self { registry: Mutex::new(registry), ..metrics }
     }
 
-    fn register_all(&mut self, model: &str, phases: PhaseFamily) {
-        let registry = &mut self.registry;
-        registry.register("akidb_embedding_requests", "Embedding requests answered", self.requests.clone());
-        registry.register_with_unit(
-            "akidb_embedding_latency",
-            "Time from a request's texts to its vectors",
-            Unit::Seconds,
-            self.latency_seconds.clone(),
-        );
-        registry.register("akidb_embedding_batch_size", "Texts per request", self.batch_size.clone());
-        registry.register_with_unit(
-            "akidb_embedding_gil_wait",
-            "Wait of a request for its first worker permit",
-            Unit::Seconds,
-            self.gil_wait_seconds.clone(),
-        );
-        registry.register(
-            "akidb_embedding_queue_depth",
-            "Requests admitted and not yet wholly at a worker",
-            self.queue_depth.clone(),
-        );
-        registry.register_with_unit(
-            "akidb_embedding_phase",
-            "Where the time goes: parse, tokenize and write per request, transfer and compute per batch",
-            Unit::Seconds,
-            phases,
-        );
-        registry.register("akidb_workers_ready", "Workers that can take a batch", self.workers_ready.clone());
-        registry.register("akidb_worker_restarts", "Workers started again", self.restarts.clone());
-        registry.register(
-            "akidb_truncated_texts",
-            "Texts cut to the length limit",
-            self.truncated_texts.clone(),
-        );
-        registry.register("akidb_embedding_tokens", "Tokens answered", self.tokens.clone());
-        registry.register(
-            "akidb_batch_retries",
-            "Batches run again after a worker was lost",
-            self.retries.clone(),
-        );
-        registry.register_with_unit(
-            "akidb_rejection",
-            "Time from a request's texts until it was refused because the machine is full or no worker is due",
-            Unit::Seconds,
-            self.rejection_seconds.clone(),
-        );
-        registry.register(
-            "akidb_embedding_queue_tokens",
-            "Tokens admitted and not yet at a worker",
-            self.queue_tokens.clone(),
-        );
-        registry.register(
-            "akidb_expired_texts",
-            "Texts whose deadline passed in the queue",
-            self.expired_texts.clone(),
-        );
-        registry.register(
-            "akidb_requests_rejected",
-            "Requests answered with an error, by its code",
-            self.rejected.clone(),
-        );
-        registry.register(
-            "akidb_clients_gone",
-            "Requests whose client went away before the answer",
-            self.clients_gone.clone(),
-        );
-        registry.register(
-            "akidb_poison_texts",
-            "Texts that two workers died of, and that are refused for it",
-            self.poison_texts.clone(),
-        );
-        registry.register(
-            "akidb_worker_protocol_errors",
-            "Frames of workers that broke the protocol",
-            self.protocol_errors.clone(),
-        );
-        registry.register(
-            "akidb_crash_loop",
-            "Workers that end again and again before they are ready, or because memory is short",
-            self.crash_loop.clone(),
-        );
-        registry.register_with_unit(
-            "akidb_worker_resident",
-            "Memory of each worker",
-            Unit::Bytes,
-            self.worker_memory_bytes.clone(),
-        );
+    /// Adds the build information, once it is known which model is served.
+    pub(crate) fn serves(&self, model: &str) {
         let labels = vec![
             ("version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
             ("model".to_owned(), model.to_owned()),
         ];
-        registry.register("akidb_build", "The program and the model it serves", Info::new(labels));
+        self.registry().register("akidb_build", "The program and the model it serves", Info::new(labels));
+    }
+
+    fn registry(&self) -> MutexGuard<'_, Registry> {
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does part of a request's work and notes how long it took.
+    pub(crate) fn timed<T>(&self, phase: Phase, work: impl FnOnce() -> T) -> T {
+        let started = Instant::now();
+        let result = work();
+        self.phase_took(phase, started.elapsed().as_secs_f64());
+        result
     }
 
     /// Notes how long a phase took.
@@ -350,13 +363,29 @@ impl Metrics {
     /// The `OpenMetrics` text.
     pub(crate) fn encode(&self) -> String {
         let mut text = String::new();
-        encode(&mut text, &self.registry).expect("writing to a string cannot fail: this is a bug");
+        encode(&mut text, &self.registry()).expect("writing to a string cannot fail: this is a bug");
         text
     }
 }
 
+fn add<M: Metric + Clone>(to: &mut Registry, name: &str, help: &str, metric: M) -> M {
+    to.register(name, help, metric.clone());
+    metric
+}
+
+fn add_unit<M: Metric + Clone>(to: &mut Registry, name: &str, help: &str, unit: Unit, metric: M) -> M {
+    to.register_with_unit(name, help, unit, metric.clone());
+    metric
+}
+
+fn add_seconds<M: Metric + Clone>(to: &mut Registry, name: &str, help: &str, metric: M) -> M {
+    add_unit(to, name, help, Unit::Seconds, metric)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -367,7 +396,8 @@ mod tests {
 
     #[test]
     fn the_names_and_buckets_are_those_that_dashboards_read() {
-        let metrics = Metrics::new("some-model");
+        let metrics = Metrics::new();
+        metrics.serves("some-model");
         metrics.request_answered(Status::Success);
         metrics.latency_seconds.observe(0.15);
         metrics.worker_restarted(RestartReason::Signal);
@@ -389,5 +419,29 @@ mod tests {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }
         assert!(text.contains("akidb_build_info{"), "{text}");
+    }
+
+    #[test]
+    fn the_page_about_metrics_lists_each_of_them() {
+        let metrics = Metrics::new();
+        metrics.serves("some-model");
+        // Families without a label yet are not written.
+        metrics.request_rejected("some_code");
+        metrics.worker_uses(0, None);
+        let text = metrics.encode();
+        let written: BTreeSet<String> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '))
+            .map(|(name, kind)| match kind {
+                "counter" => format!("{name}_total"),
+                "info" => format!("{name}_info"),
+                _ => name.to_owned(),
+            })
+            .collect();
+        let page = include_str!("../../docs/METRICS.md");
+        let rows = page.lines().filter_map(|line| line.strip_prefix("| `akidb_"));
+        let listed: BTreeSet<String> =
+            rows.map(|row| format!("akidb_{}", row.split(['`', '{']).next().unwrap_or_default())).collect();
+        assert_eq!(written, listed);
     }
 }

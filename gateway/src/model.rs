@@ -61,7 +61,7 @@ impl Default for Config {
     }
 }
 
-/// A model that lies in a local directory, and what its files say.
+/// A model in a local directory, and what its files say.
 #[derive(Debug, Clone)]
 pub(crate) struct Model {
     /// Name that requests and answers use.
@@ -98,7 +98,7 @@ pub(crate) struct Model {
     pub(crate) weights_bytes: u64,
 }
 
-/// The token behind the last one of a text.
+/// The token appended to every text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct EndToken {
     /// What it is called in `tokenizer.json`.
@@ -140,7 +140,7 @@ impl Model {
         })?;
         let served_name = config.served_name.clone().unwrap_or_else(|| default_name(&config.model));
         for warning in &prepared.warnings {
-            tracing::warn!(model = served_name, warning, "model warns");
+            tracing::warn!(model = served_name, warning, "model warning");
         }
         let model = Self::read(served_name, &prepared.path, prepared.weights_bytes, config.compute)
             .map_err(|reason| StartError::Model { model: config.model.clone(), reason })?;
@@ -158,20 +158,20 @@ impl Model {
         if !model.unknown_keys.is_empty() {
             tracing::warn!(
                 keys = model.unknown_keys.join(", "),
-                "the model's files have keys that are not known and not obeyed"
+                "ignoring unknown keys in the model's files"
             );
         }
         if model.weights_bytes > model.stored_bytes {
             tracing::info!(
                 bytes_in_each_worker = model.weights_bytes,
                 bytes_stored = model.stored_bytes,
-                "on a CPU the weights become float32, for quantized ones see --cpu-weights"
+                "on a CPU the weights become float32; see --cpu-weights to keep them quantized"
             );
         }
         Ok(model)
     }
 
-    /// Reads the files of a model in a local directory, whose weights take so many bytes. The error is one line for a person.
+    /// Reads the files of a model in a local directory, whose weights take this many bytes. The error is one line for a person.
     pub(crate) fn read(
         served_name: String,
         model: &Path,

@@ -86,7 +86,7 @@ impl Task {
                         Ok(()) => self.tell_well(stage, period),
                         Err(name) if was_well => tracing::error!(
                             r#loop = name,
-                            "a part of the gateway stands still: its watchdog is not fed until that goes on"
+                            "a part of the gateway is stuck: the watchdog is not fed until it recovers"
                         ),
                         Err(_) => {}
                     }
@@ -104,7 +104,7 @@ impl Task {
                 let watchdog_ms =
                     self.watchdog.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
                 let loops = self.heart.names().join(", ");
-                tracing::info!(watchdog_ms, loops, "systemd was told that the gateway is ready");
+                tracing::info!(watchdog_ms, loops, "notified systemd: ready");
             }
             Stage::Stopping => {
                 tell(&[NotifyState::Stopping, NotifyState::Status("finishing admitted requests")]);
@@ -130,6 +130,6 @@ impl Task {
 /// Who started the gateway may be gone, or listen no more: that is no reason to end.
 fn tell(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        tracing::debug!(%error, "systemd cannot be told");
+        tracing::debug!(%error, "cannot notify systemd");
     }
 }

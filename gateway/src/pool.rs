@@ -145,7 +145,7 @@ impl Seat {
         self.member.seat
     }
 
-    /// Says whether the worker gives signs of life and progress; one that does not is given no more batches.
+    /// Says whether the worker sends heartbeats and makes progress; one that does not is given no more batches.
     pub(crate) fn set_responsive(&self, is_responsive: bool) {
         if self.member.is_responsive.swap(is_responsive, Ordering::Relaxed) != is_responsive {
             self.pool.state().speeds.set_live(self.member.seat, is_responsive, Instant::now());
@@ -242,7 +242,7 @@ impl Pool {
         self.state().members.iter().filter(|member| member.is_responsive()).count()
     }
 
-    /// Time that a batch of so many tokens usually takes on this seat.
+    /// Time that a batch of this many tokens usually takes on this seat.
     pub(crate) fn usual_time(&self, seat: u64, tokens: usize) -> Duration {
         Duration::try_from_secs_f64(self.state().speeds.usual_seconds(seat, tokens)).unwrap_or(Duration::MAX)
     }
@@ -254,12 +254,12 @@ impl Pool {
         self.state().members.iter().filter(|member| member.worker == worker).map(held).sum()
     }
 
-    /// Whether a worker has a seat and gives signs of life and progress.
+    /// Whether a worker has a seat and sends heartbeats and makes progress.
     pub(crate) fn is_responsive(&self, worker: usize) -> bool {
         self.state().members.iter().any(|member| member.worker == worker && member.is_responsive())
     }
 
-    /// Whether this text is refused because two workers lately died of it.
+    /// Whether this text is refused because two workers recently died of it.
     pub(crate) fn is_poison(&self, token_ids: &[u32], pooling: Pooling) -> bool {
         self.shared.poison.is_poison(token_ids, pooling)
     }

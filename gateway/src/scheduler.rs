@@ -33,7 +33,7 @@ pub struct Config {
     pub batch_wait: Duration,
     /// Most tokens that are admitted and not done.
     pub max_queue_tokens: usize,
-    /// How often jobs that nobody waits for are dropped while no worker is free.
+    /// How often abandoned jobs are dropped while no worker is free.
     pub prune_interval: Duration,
 }
 
@@ -83,7 +83,7 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Computes some of a refused request's texts, which nobody waits for, where the speed of idle workers was never
+    /// Computes some of a refused request's texts, whose result is dropped, where the speed of idle workers was never
     /// measured or long ago: else a wrong estimate that refuses every request would never be found out.
     /// `make_jobs` is told how many tokens to compute at least.
     pub(crate) fn probe(&self, make_jobs: impl FnOnce(&Arc<QueueEntry>, Share, usize) -> Vec<Job>) {
@@ -100,7 +100,7 @@ impl Scheduler {
         let _ = self.submissions.send(jobs);
     }
 
-    /// Refuses a request that even with so few tokens could not be done in time after what was admitted before it.
+    /// Refuses a request that even with this few tokens could not be done in time after what was admitted before it.
     pub(crate) fn check(&self, least: RequestSize, time: TimeLimit) -> Result<(), EmbedError> {
         match self.pool.backlog().tokens() {
             0 => Ok(()),

@@ -230,7 +230,7 @@ fn home() -> Result<PathBuf, StartError> {
     absolute("HOME").ok_or_else(|| StartError::Usage(vec!["HOME is not set to an absolute path".to_owned()]))
 }
 
-/// Where the units of a user lie.
+/// Where the units of a user are.
 fn configuration_home(scope: Scope) -> Result<PathBuf, StartError> {
     match (scope, absolute("XDG_CONFIG_HOME")) {
         (Scope::System, _) => Ok(PathBuf::new()),

@@ -39,7 +39,7 @@ impl std::fmt::Debug for Sidecar {
     }
 }
 
-/// A model that lies in a local directory.
+/// A model in a local directory.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Prepared {
     /// The directory, in Hugging Face layout.
@@ -133,7 +133,7 @@ impl Sidecar {
         &self.python
     }
 
-    /// Makes the model lie in a local directory, downloading it where that is needed and possible, and makes what workers
+    /// Puts the model into a local directory, downloading it if necessary and possible, and makes what workers
     /// need that compute with such a device.
     ///
     /// Progress goes to standard error when `show_progress` is set.
@@ -175,7 +175,7 @@ impl Sidecar {
         wanted: Wanted<'_>,
         show_progress: bool,
     ) -> Result<Result<Prepared, PrepareError>, StartError> {
-        // A value that begins with a dash is a value all the same.
+        // A value that begins with a dash is a value anyway.
         let mut flags = vec![format!("--model={}", wanted.model), "--end-with-input".to_owned()];
         flags.push(format!("--progress={}", if show_progress { "auto" } else { "off" }));
         flags.extend(wanted.revision.map(|revision| format!("--revision={revision}")));

@@ -84,7 +84,7 @@ pub struct Config {
     pub crash_loop_window: Duration,
     /// Wait between two starts in a crash loop.
     pub crash_loop_wait: Duration,
-    /// Time that a worker which closed its socket has to end by itself.
+    /// Time that a worker which closed its socket has to end on its own.
     pub exit_patience: Duration,
     /// Resident memory of a worker above which it is replaced, in bytes.
     pub memory_limit_bytes: Option<u64>,
@@ -116,7 +116,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// How often a worker gives a sign of life.
+    /// How often a worker sends a heartbeat.
     pub(crate) fn heartbeat_interval(&self) -> Duration {
         self.heartbeat_timeout.min(self.start_heartbeat_timeout) / HEARTBEATS_PER_TIMEOUT
     }
@@ -139,7 +139,7 @@ pub enum WorkerState {
     Starting,
     /// It takes batches.
     Ready,
-    /// It was ready, but gives no sign of life or progress; it will be killed unless that changes.
+    /// It was ready, but sends no heartbeats or makes no progress; it will be killed unless that changes.
     Unresponsive,
     /// It takes no more batches, and ends.
     Draining,
@@ -164,9 +164,9 @@ pub(crate) struct WorkerStatus {
     pub(crate) footprint: Footprint,
     /// When the process was started.
     pub(crate) started: Instant,
-    /// When it can be ready again, as far as that can be told.
+    /// When it can be ready again, if that is known.
     pub(crate) due: Due,
-    /// What it said of itself, while it is ready.
+    /// What it said about itself, while it is ready.
     pub(crate) ready: Option<Ready>,
     /// Its last seat in the pool, and the memory it used when it took that.
     pub(crate) seat: Option<(u64, Option<u64>)>,
@@ -297,7 +297,7 @@ impl Supervisor {
         }
     }
 
-    /// Time until a worker is ready, as far as that can be told.
+    /// Time until a worker is ready, if that is known.
     pub(crate) fn time_until_ready(&self) -> Duration {
         let until = |status: &watch::Receiver<WorkerStatus>| match status.borrow().due {
             Due::Now => Duration::ZERO,

@@ -44,7 +44,7 @@ use settings::Settings;
 
 /// Texts with more bytes than this in one request are tokenized off the async threads.
 const INLINE_BYTES: usize = 8 * 1024;
-/// A request of so many bytes is tokenized beside small ones, not before them.
+/// A request of this many bytes is tokenized alongside small ones, not before them.
 const LARGE_BYTES: usize = 256 * 1024;
 /// Most bytes of a request's prompts together, one for each text: a short body must not make more work and take more
 /// memory than the longest one without a prompt.
@@ -142,8 +142,8 @@ impl Tokenizer {
         let (encoder, truncation) = loaded.unwrap_or_else(|excess| {
             let fault = match excess {
                 Excess::Panicked => "makes the tokenizer library panic",
-                Excess::Time => "keeps the tokenizer library busy without end",
-                Excess::Memory => "makes the tokenizer library take memory without end",
+                Excess::Time => "keeps the tokenizer library busy forever",
+                Excess::Memory => "makes the tokenizer library use unlimited memory",
             };
             Err(format!("`tokenizer.json` cannot be used: it {fault}"))
         })?;
@@ -164,7 +164,7 @@ impl Tokenizer {
 
     /// Tokenizes all texts of a request; long ones off the async threads, a few requests at a time.
     ///
-    /// Work that nobody waits for any more, or whose deadline has passed, is given up between two texts.
+    /// Abandoned work, and work whose deadline has passed, is given up between two texts.
     pub(crate) async fn tokenize(
         &self,
         texts: Vec<String>,
@@ -245,7 +245,7 @@ impl Shared {
     }
 }
 
-/// A library that panics has a bug, and the request has an answer all the same.
+/// A library that panics has a bug, and the request has an answer anyway.
 fn contain<T>(work: impl FnOnce() -> T) -> Result<T, EmbedError> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|_panic| EmbedError::Internal)
 }

@@ -32,11 +32,11 @@ pub(crate) enum Owners {
 /// Why a file is not taken.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Distrust {
-    #[error("`{}` can be written by every user: run `chmod o-w` on it, or install elsewhere", .0.display())]
+    #[error("`{}` is writable by every user: run `chmod o-w` on it, or install elsewhere", .0.display())]
     WritableByAll(PathBuf),
     #[error("`{}` belongs to user {owner}, who is neither this user, root, nor the owner of the gateway", path.display())]
     Foreign { path: PathBuf, owner: u32 },
-    #[error("`{}` cannot be looked at: {source}", path.display())]
+    #[error("`{}` cannot be inspected: {source}", path.display())]
     Unreadable { path: PathBuf, source: io::Error },
     #[error("`{}` is not an absolute path", .0.display())]
     Relative(PathBuf),
@@ -170,8 +170,8 @@ mod tests {
         assert_eq!(tree.why_not("links/to-closed/program"), None);
         // `..` after a link is the parent of where the link leads.
         assert_eq!(tree.why_not("links/to-closed/../closed/program"), None);
-        assert!(tree.why_not("links/in-circles").unwrap().contains("cannot be looked at"));
-        assert!(tree.why_not("links/nothing").unwrap().contains("cannot be looked at"));
+        assert!(tree.why_not("links/in-circles").unwrap().contains("cannot be inspected"));
+        assert!(tree.why_not("links/nothing").unwrap().contains("cannot be inspected"));
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub enum MessageType {
     Failed = 5,
     /// A worker cannot ever become ready.
     Fatal = 6,
-    /// A sign of life.
+    /// A heartbeat.
     Heartbeat = 7,
     /// A batch to compute.
     Embed = 16,

@@ -58,7 +58,7 @@
 //! A worker whose device is lost under a batch sends [`Fatal`] with the code [`DEVICE_LOST`] instead, and ends.
 //! End-of-file from the gateway ends the worker at once; end-of-file from the worker means that it is gone.
 //!
-//! `vectors/` beside this crate holds golden frames, which the tests of both languages read.
+//! `vectors/` next to this crate holds golden frames, which the tests of both languages read.
 //!
 //! # Layout
 //!

@@ -52,7 +52,7 @@ pub struct Ready {
     pub device: String,
     /// Type the model computes in.
     pub dtype: String,
-    /// Library behind the matrix products.
+    /// Library for matrix products.
     pub blas: String,
     /// What a person should know, such as a slow BLAS.
     pub warnings: Vec<String>,
@@ -99,7 +99,7 @@ pub struct Failed {
 pub const DEVICE_LOST: &str = "device_lost";
 
 /// Before [`Ready`]: a worker cannot ever become ready. After it, only with the code [`DEVICE_LOST`]: the worker ends, for
-/// no reason that lies in its batch, and may be started again.
+/// no reason related to its batch, and may be started again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fatal {
     /// `bad_model`, `unsupported_model`, `bad_configuration` or `internal`; after [`Ready`] [`DEVICE_LOST`].
@@ -108,10 +108,10 @@ pub struct Fatal {
     pub message: String,
 }
 
-/// A sign of life.
+/// A heartbeat.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Heartbeat {
-    /// Grows whenever the worker gets on with a batch, by steps of any size.
+    /// Grows whenever the worker makes progress on a batch, by steps of any size.
     pub steps_done: u64,
     /// Memory that the worker takes, where what is resident of its process leaves out a part of it: on macOS, that of the
     /// GPU. Left out elsewhere.
@@ -317,7 +317,7 @@ fn check_length(field: &'static str, expected: u64, bytes: &[u8]) -> Result<(), 
     }
 }
 
-/// Writes the body behind room for the header, then fills the header in.
+/// Writes the body after room for the header, then fills the header in.
 fn encode_frame<T: Serialize>(
     message_type: MessageType,
     body: &T,

@@ -1,1 +1,1 @@
-"""``make bench``: akidb-gateway beside its peers, on the same weights, texts and machine, in one run."""
+"""``make bench``: akidb-gateway and its peers, on the same weights, texts and machine, in one run."""

@@ -79,7 +79,7 @@ def _parser(names: Sequence[str]) -> argparse.ArgumentParser:
 
     parser = argparse.ArgumentParser(
         prog="make bench BENCH_ARGS=...",
-        description="akidb-gateway beside its peers, in one run, in one table.",
+        description="akidb-gateway compared with its peers, in one run, in one table.",
     )
     off = ", ".join(systems.NOT_BY_DEFAULT)
     parser.add_argument(

@@ -68,7 +68,7 @@ class View:
         return self._round.systems[system][name]
 
     def share(self, tokens_per_second: float, threads: int = 2) -> float:
-        """Share of the matmul peak of so many cores."""
+        """Share of the matmul peak of this many cores."""
         return tokens_per_second * FLOP_PER_TOKEN / self._round.peak[threads]
 
     def engine(self, setup: str, shape: str) -> float:

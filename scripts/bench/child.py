@@ -35,7 +35,7 @@ def serve(answer: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
 
 
 def timed(calls: Sequence[Call], seconds: float) -> dict[str, Any]:
-    """Make the calls over and over for so many seconds."""
+    """Make the calls over and over for this many seconds."""
     latencies: list[float] = []
     texts = tokens = 0
     started = now = time.perf_counter()

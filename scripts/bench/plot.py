@@ -110,7 +110,7 @@ def draw(summary: dict[str, Any]) -> str:
 
 
 def _labels(labels: list[tuple[float, str, str]]) -> list[str]:
-    """Put the labels beside the ends of their lines, moved apart where they would touch."""
+    """Put the labels next to the ends of their lines, moved apart where they would touch."""
     placed: list[str] = []
     lowest = 0.0
     for height, label, css in sorted(labels):

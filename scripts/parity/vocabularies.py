@@ -19,7 +19,7 @@ from tokenizers import (
 from parity import texts
 
 SIZE = 320
-"""Tokens, special ones aside where they stand behind the others."""
+"""Tokens, special ones aside where they come after the others."""
 
 
 def bert() -> Tokenizer:
@@ -59,7 +59,7 @@ def xlm_roberta() -> Tokenizer:
 
 
 def modernbert() -> Tokenizer:
-    """Byte pairs; the special tokens stand behind the others, between ``[CLS]`` and ``[SEP]``."""
+    """Byte pairs; the special tokens come after the others, between ``[CLS]`` and ``[SEP]``."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -1,7 +1,7 @@
 """``make test-aarch64``: the kernels and the golden vectors as Linux on ARM computes them, under QEMU.
 
 Python and its packages are those of ARM, from Debian and PyPI, unpacked and not installed. QEMU runs Python,
-and what Python starts of itself; what it compiles is compiled by Zig, which runs on this machine.
+and what Python starts on its own; what it compiles is compiled by Zig, which runs on this machine.
 """
 
 from __future__ import annotations

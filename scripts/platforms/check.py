@@ -1,6 +1,6 @@
 """``make check-platforms``: everything about macOS and Linux on ARM that can be checked without running it.
 
-What is fetched and built lies in ``target/platforms``.
+What is fetched and built is stored in ``target/platforms``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A gateway on a free port of the loopback interface, and what it says of itself."""
+"""A gateway on a free port of the loopback interface, and what it says about itself."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def increase(before: dict[str, float], after: dict[str, float], family: str) -> 
 def histogram_bound(
     before: dict[str, float], after: dict[str, float], family: str, percent: float
 ) -> float | None:
-    """Return the upper edge of the bucket that a percentile lies in, over all labels; ``None`` of nothing."""
+    """Return the upper edge of the bucket of a percentile, over all labels; ``None`` of nothing."""
     counts: dict[float, float] = {}
     for name, value in after.items():
         edge = re.fullmatch(rf'{family}_bucket\{{.*?le="(.*?)".*\}}', name)

@@ -123,7 +123,7 @@ def _line(left: float, heights: Sequence[float | None], css: str, *, dots: bool 
 
 
 def _labels(labels: list[tuple[float, str, str]], left: float) -> list[str]:
-    """Put labels beside the ends of their lines, moved apart where they would touch."""
+    """Put labels next to the ends of their lines, moved apart where they would touch."""
     placed: list[str] = []
     lowest = 0.0
     for height, label, css in sorted(labels):

@@ -111,7 +111,7 @@ NAMES = tuple(run.name for run in RUNS)
 
 
 def measure(run: Run, seconds: float, progress: Progress) -> dict[str, Any]:
-    """Run all phases, each for at least so many seconds."""
+    """Run all phases, each for at least this many seconds."""
     seconds = max(seconds, run.least_seconds)
     workplace = WORKPLACE / run.name
     workplace.mkdir(parents=True, exist_ok=True)

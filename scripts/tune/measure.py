@@ -24,7 +24,7 @@ WORKPLACE = REPOSITORY / "target" / "tune"
 OVERLOAD_BODIES = 300
 BULK_LEAD_SECONDS = 0.3
 TIMEOUTS_PER_RUN = 3
-"""An overload lasts for so many timeouts, so that the queue is full for most of it."""
+"""An overload lasts for this many timeouts, so that the queue is full for most of it."""
 
 
 class Tuner:

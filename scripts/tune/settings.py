@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Load:
-    """A closed loop of so many connections, each with so many texts in every request."""
+    """A closed loop of this many connections, each with this many texts in every request."""
 
     title: str
     shape: str

@@ -85,7 +85,7 @@ class FakeHub:
         self.silent = silent
         self.asked: list[Request] = []
         self.stall_after: int | None = None
-        """After so many bytes of a large file, nothing more comes until ``flow`` is set."""
+        """After this many bytes of a large file, nothing more comes until ``flow`` is set."""
         self.flow = threading.Event()
         self.stalled = threading.Event()
         self.instead: dict[str, bytes] = {}

@@ -10,7 +10,7 @@ right vector from a wrong one: see :func:`vector`. Misbehaviour is read, as a JS
 At the start: ``warm_up`` (tokens and seconds that it says its warm-up took), ``start_delay`` (seconds),
 ``start_exit`` (code), ``hello_version`` (number), ``fatal`` (message), ``never_ready`` (true), ``say`` (a
 line for standard error), ``report`` (a file that is told what is around the worker), ``orphan`` (true: a
-child that outlives the worker a little), ``shorter`` (by so many tokens the longest text is shorter than it
+child that outlives the worker a little), ``shorter`` (by this many tokens the longest text is shorter than it
 was told to be), ``footprint`` (bytes that its heartbeats say of its memory; read again before every
 heartbeat), ``hello_delay`` (seconds before ``hello``), ``hold_gil`` (seconds after ``hello`` in which
 no heartbeat has a turn).
@@ -19,14 +19,14 @@ At a batch (``only_worker`` limits them to one worker's id, ``only_pid`` to one 
 often, over all workers; ``at_warm_up``, an object of keys, says what else holds for the warm-up text):
 ``delay`` (seconds a batch), ``delay_per_token`` (seconds), ``cores`` (number: a batch that is given fewer
 threads takes longer in proportion), ``progress`` (true: heartbeats say that the
-batch gets on meanwhile), ``exit`` (code, once begun), ``signal`` (number, sent to itself once begun),
-``hang`` (true: for ever, heartbeats go on), ``hang_at`` (a token id: hangs when a batch has it),
+batch makes progress meanwhile), ``exit`` (code, once begun), ``signal`` (number, sent to itself once begun),
+``hang`` (true: forever, heartbeats go on), ``hang_at`` (a token id: hangs when a batch has it),
 ``device_lost`` (true: says that its device is lost, and ends), ``device_lost_at`` (a token id),
 ``before_begun`` (true: all of these, and deaths by a token id, come before the batch is begun), ``fail``
 (true: an exception), ``poison`` (a token id: SIGSEGV
 when a batch has it), ``killed_by`` (a token id: SIGKILL when a batch has it), ``culprit`` (a token id: an
 exception when a batch has it), ``bad_text`` (a token id: no usable vector when a batch has it), ``numbers``
-(``nan`` | ``inf`` | ``zero`` | ``huge``: what the vectors hold), ``zeros`` (so many numbers at the start of
+(``nan`` | ``inf`` | ``zero`` | ``huge``: what the vectors hold), ``zeros`` (this many numbers at the start of
 a vector are zero), ``grow`` (bytes of memory to take and keep), ``exit_after`` (code, once the answer is
 sent), ``count`` and ``dimension`` (added to what the answer states), ``wrong_id`` (true), ``cut`` (bytes of
 the answer to send before exiting), ``stall`` (bytes of the answer to send before hanging), ``garbage``

@@ -131,7 +131,7 @@ def test_folder_that_others_could_change_is_not_used(
     assert "set XDG_CACHE_HOME to a folder that only you can write to" in warning
     assert len(list(moved.folder.iterdir())) == 1
     assert list((tmp_path / "temporary").iterdir()) == []
-    # Without a compiler there is nothing to be had.
+    # Without a compiler there is nothing available.
     assert not moved.load(PATH=tmp_path, TMPDIR=tmp_path / "temporary").is_loaded
 
 

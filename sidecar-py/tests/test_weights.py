@@ -1,4 +1,4 @@
-"""Safetensors files that are damaged: each is refused with one line, none gets as far as a vector."""
+"""Safetensors files that are damaged: each is refused with one line, none leads to a vector."""
 
 from __future__ import annotations
 

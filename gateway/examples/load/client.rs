@@ -40,7 +40,7 @@ pub(crate) async fn connect(address: SocketAddr) -> Outcome<SendRequest<Full<Byt
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    // Ends by itself when the sender is dropped; its errors come out at the sender, too.
+    // Ends on its own when the sender is dropped; its errors come out at the sender, too.
     tokio::spawn(async move { drop(connection.await) });
     Ok(sender)
 }

@@ -1,18 +1,18 @@
-//! Flags that say when a worker is given up, and what is remembered of it.
+//! Flags for when to give up on a worker.
 
 use clap::Args;
 
-/// Flags of `serve` for workers that die, hang or grow. The defaults suit nearly everybody.
+/// Flags of `serve` for workers that crash, hang or grow. The defaults suit nearly everyone.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Faults")]
 pub struct FaultFlags {
-    /// How long a worker may take from its start until it is ready, 1s to 1h
+    /// How long a worker may take to become ready, 1s to 1h
     #[arg(long, env = "AKIDB_START_TIMEOUT", value_name = "TIME", default_value = "120s")]
     pub start_timeout: String,
 
-    /// How long a worker that is not ready yet may be silent before it is killed, 30ms to 1h
+    /// How long a starting worker may go without a heartbeat before it is killed, 30ms to 1h
     ///
-    /// Longer than for a ready one: an import may hold the interpreter's lock.
+    /// Longer than for a ready worker, because an import may hold Python's interpreter lock.
     #[arg(
         long,
         env = "AKIDB_START_HEARTBEAT_TIMEOUT",
@@ -22,7 +22,7 @@ pub struct FaultFlags {
     )]
     pub start_heartbeat_timeout: String,
 
-    /// How long a ready worker may be silent before it is killed, 30ms to 1h. It gives three signs of life in that time
+    /// How long a ready worker may go without a heartbeat before it is killed, 30ms to 1h. Workers send three in this time
     #[arg(
         long,
         env = "AKIDB_HEARTBEAT_TIMEOUT",
@@ -32,10 +32,10 @@ pub struct FaultFlags {
     )]
     pub heartbeat_timeout: String,
 
-    /// How long a batch may make no progress before its worker is killed, 10ms to 1h, or `auto`
+    /// How long a batch may go without progress before its worker is killed, 10ms to 1h, or `auto`
     ///
-    /// `auto` is 3s for a worker that computes on a CPU, and 15s for one on a GPU, which another program may hold
-    /// meanwhile. A time holds for both. A batch always has ten times what a batch of its tokens took lately.
+    /// `auto` is 3s on a CPU and 15s on a GPU, which another program may occupy. A batch always gets at least ten times as
+    /// long as recent batches of its size took.
     #[arg(
         long,
         env = "AKIDB_PROGRESS_TIMEOUT",
@@ -45,7 +45,7 @@ pub struct FaultFlags {
     )]
     pub progress_timeout: String,
 
-    /// How long a worker's answer may stall in the middle before it is killed, 10ms to 1h
+    /// How long a worker may stall in the middle of a response frame before it is killed, 10ms to 1h
     #[arg(
         long,
         env = "AKIDB_STALL_TIMEOUT",
@@ -55,7 +55,7 @@ pub struct FaultFlags {
     )]
     pub stall_timeout: String,
 
-    /// Wait before the second restart in a row, 1ms to 1h. The first is at once; every further wait is twice as long
+    /// Delay before the second restart in a row, 1ms to 1h. The first is immediate; the delay then doubles each time
     #[arg(
         long,
         env = "AKIDB_BACKOFF_FIRST",
@@ -65,7 +65,7 @@ pub struct FaultFlags {
     )]
     pub backoff_first: String,
 
-    /// Longest wait between two restarts, 1ms to 1h
+    /// Longest delay between two restarts, 1ms to 1h
     #[arg(
         long,
         env = "AKIDB_BACKOFF_LONGEST",
@@ -75,7 +75,7 @@ pub struct FaultFlags {
     )]
     pub backoff_longest: String,
 
-    /// Time within which five deaths of a worker that was not ready, or for want of memory, are a crash loop, 1ms to 1h
+    /// Five failed starts or out-of-memory kills within this time are a crash loop, 1ms to 1h
     #[arg(
         long,
         env = "AKIDB_CRASH_LOOP_WINDOW",
@@ -85,7 +85,7 @@ pub struct FaultFlags {
     )]
     pub crash_loop_window: String,
 
-    /// Wait between two starts in a crash loop, 1ms to 1h
+    /// Delay between two starts in a crash loop, 1ms to 1h
     #[arg(
         long,
         env = "AKIDB_CRASH_LOOP_WAIT",
@@ -95,7 +95,7 @@ pub struct FaultFlags {
     )]
     pub crash_loop_wait: String,
 
-    /// How long a worker may take to end by itself once it is told to or has closed its socket, 0s to 1h
+    /// How long a worker may take to exit on its own when asked to, or after closing its socket, 0s to 1h
     #[arg(
         long,
         env = "AKIDB_EXIT_PATIENCE",
@@ -105,14 +105,14 @@ pub struct FaultFlags {
     )]
     pub exit_patience: String,
 
-    /// Memory of a worker above which it is replaced, such as `2GiB`; `none` for no limit
+    /// Replace a worker whose memory exceeds this size, such as `2GiB`; `none` for no limit
     ///
-    /// The successor is ready before the old worker goes, so nobody notices. A limit below what the model needs at
-    /// its start is ignored, with a warning.
+    /// The new worker is ready before the old one stops, so clients notice nothing. A limit below what the model needs at
+    /// startup is ignored, with a warning.
     #[arg(long, env = "AKIDB_WORKER_MEMORY_LIMIT", value_name = "SIZE|none", default_value = "none")]
     pub worker_memory_limit: String,
 
-    /// How often the memory of the workers is looked at, 10ms to 1h
+    /// How often to check the memory of the workers, 10ms to 1h
     #[arg(
         long,
         env = "AKIDB_MEMORY_INTERVAL",
@@ -122,7 +122,7 @@ pub struct FaultFlags {
     )]
     pub memory_interval: String,
 
-    /// Batches after which a worker is replaced, 1 to 10^12; `none` for no limit
+    /// Replace a worker after this many batches, 1 to 10^12; `none` for no limit
     #[arg(
         long,
         env = "AKIDB_WORKER_MAX_BATCHES",
@@ -132,7 +132,7 @@ pub struct FaultFlags {
     )]
     pub worker_max_batches: String,
 
-    /// How long a text that two workers died of is refused, and one that a worker died of runs alone, 0s to 24h
+    /// How long to refuse a text that crashed two workers, and to run one that crashed a worker alone, 0s to 24h
     #[arg(
         long,
         env = "AKIDB_POISON_MEMORY",

@@ -1,47 +1,47 @@
-//! Flags that say what one client may cost.
+//! Flags that limit what a client may use.
 
 use clap::Args;
 
-/// Flags of `serve` that bound what one client may cost. The defaults suit nearly everybody.
+/// Flags of `serve` that limit what a client may use. The defaults suit nearly everyone.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Limits")]
 pub struct LimitFlags {
-    /// Longest body of a request in bytes, 1024 to 1073741824; a longer one is answered 413
+    /// Maximum request body in bytes, 1024 to 1073741824; for a larger one the response is 413
     #[arg(long, env = "AKIDB_MAX_BODY_BYTES", value_name = "N", default_value = "16777216")]
     pub max_body_bytes: String,
 
-    /// Bytes that all bodies under way and what is made of them may take together, at least --max-body-bytes; then 503
+    /// Maximum memory in bytes for all requests in progress, at least --max-body-bytes; beyond that the response is 503
     ///
-    /// Bodies up to 16 KiB are read in any case.
+    /// Bodies up to 16 KiB are always read.
     #[arg(long, env = "AKIDB_MAX_BODIES_BYTES", value_name = "N", default_value = "268435456")]
     pub max_bodies_bytes: String,
 
-    /// Bytes that all answers under way may take together, 1048576 to 1099511627776; then 503
+    /// Maximum memory in bytes for all responses in progress, 1048576 to 1099511627776; beyond that the response is 503
     ///
-    /// An answer takes 4 bytes for each number, from the time its request is read until the client has taken it. Answers of up
-    /// to 32 KiB are given in any case, and one answer at a time may be larger than that.
+    /// A response takes 4 bytes per number, from when its request is read until the client has received it. Responses up to
+    /// 32 KiB are always sent, and one response at a time may exceed the limit.
     #[arg(long, env = "AKIDB_MAX_RESPONSE_BYTES", value_name = "N", default_value = "268435456")]
     pub max_response_bytes: String,
 
-    /// How long a client may take to send the head of a request, 10ms to 1h; then it is closed
+    /// How long a client may take to send the head of a request, 10ms to 1h; then the connection is closed
     #[arg(long, env = "AKIDB_HEADER_TIMEOUT", value_name = "TIME", default_value = "10s")]
     pub header_timeout: String,
 
-    /// How long a client may take to send the body of a request, 10ms to 1h; then it is answered 408
+    /// How long a client may take to send the body of a request, 10ms to 1h; then the response is 408
     #[arg(long, env = "AKIDB_BODY_TIMEOUT", value_name = "TIME", default_value = "30s")]
     pub body_timeout: String,
 
-    /// How long a client may take no byte of its answer, 10ms to 1h; then it is closed
+    /// How long a client may go without reading any of the response, 10ms to 1h; then the connection is closed
     #[arg(long, env = "AKIDB_WRITE_TIMEOUT", value_name = "TIME", default_value = "30s")]
     pub write_timeout: String,
 
     /// How long a connection may stay open without a request, 10ms to 1h
     ///
-    /// Longer than clients keep theirs, so that they never write to one that is being closed.
+    /// Keep it longer than the clients' own idle timeout, so that they never write to a closing connection.
     #[arg(long, env = "AKIDB_IDLE_TIMEOUT", value_name = "TIME", default_value = "75s")]
     pub idle_timeout: String,
 
-    /// How long a refused client that goes on sending is listened to, so that it can read why, 0s to 1m
+    /// How long to keep reading from a refused client so that it can receive the error, 0s to 1m
     #[arg(long, env = "AKIDB_DISCARD_TIMEOUT", value_name = "TIME", default_value = "1s")]
     pub discard_timeout: String,
 }

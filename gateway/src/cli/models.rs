@@ -21,25 +21,25 @@ pub(super) struct Models {
 /// One of the `models` commands, with its flags.
 #[derive(Debug, Clone, Subcommand)]
 pub enum ModelsFlags {
-    /// List the models that have a name here, and what else is whole in the hub's local cache
+    /// List the named models, and every complete model in the hub's local cache
     ///
-    /// A model has one line for each commit of it that is here.
+    /// A model has one line for each commit in the cache.
     #[command(after_help = LIST_AFTER_HELP)]
     List {
-        /// One JSON array for programs instead of a table; the keys are below
+        /// Print a JSON array instead of a table; its keys are listed below
         #[arg(long)]
         json: bool,
         /// The Python side.
         #[command(flatten)]
         environment: EnvironmentFlags,
     },
-    /// Download a model, or what is newer of it on the hub, and print the directory where it is
+    /// Download a model, or update it from the hub, and print its directory
     ///
-    /// Progress and what was done are written to standard error. A download that was cut off goes on where it
-    /// stopped; the commit that was there before stays in use until the new one is whole.
+    /// Progress goes to standard error. An interrupted download resumes where it stopped; the previous commit stays in use
+    /// until the new one is complete.
     #[command(after_help = EXIT_CODES)]
     Pull(ModelFlags),
-    /// Print the directory where a model is, without asking the hub
+    /// Print the directory of a model, without contacting the hub
     #[command(after_help = EXIT_CODES)]
     Path(ModelFlags),
 }
@@ -65,7 +65,7 @@ pub struct ModelFlags {
 /// Where the Python side is.
 #[derive(Debug, Clone, Args)]
 pub struct EnvironmentFlags {
-    /// Python interpreter with `akidb_sidecar`; it is looked for as `serve` does
+    /// Python interpreter with `akidb_sidecar`; searched for as by `serve`
     #[arg(long, env = "AKIDB_PYTHON", value_name = "PATH")]
     pub python: Option<String>,
 }
@@ -76,18 +76,17 @@ Examples:
   akidb-gateway models pull sentence-transformers/all-MiniLM-L6-v2 --revision main
   akidb-gateway --model \"$(akidb-gateway models path owner/name)\"
 
-The cache is the one of the hub's own tools: HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE are \
-obeyed.
+Models are stored in the hub's own cache. HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE apply.
 
-Exit codes: 0 done, 64 wrong usage, 70 internal error, 78 a model or environment that cannot be used or is not here. \
-Ctrl-C ends a download by its signal (130 in a shell); the next `pull` goes on from there.";
+Exit codes: 0 done, 64 wrong usage, 70 internal error, 78 the model or environment is missing or cannot be used. \
+Ctrl-C stops a download by its signal (130 in a shell); the next `pull` resumes it.";
 
 const LIST_AFTER_HELP: &str = "\
 Keys of every object of the array: `name` (for --model), `repository` (on the hub), `dimension` (number or null), \
 `pooling` (`mean`, `cls`, `last` or null), `note` (text), `state` (`ready`, \
 `not_downloaded`, or `refused`: `note` says why), `revisions` \
-(branches and tags that were this commit when they were last pulled), `commit`, `size_bytes`, `path` (null when there \
-is none).
+(branches and tags that pointed to this commit when last pulled), `commit`, `size_bytes`, `path` (null if not \
+downloaded).
 
 Exit codes: 0 done, 64 wrong usage, 70 internal error, 78 no Python environment that can be used.";
 

@@ -32,9 +32,9 @@ pub enum ServiceFlags {
         #[command(flatten)]
         program: ProgramFlags,
     },
-    /// Write the service's file and start the service, now and whenever the machine or the user's session starts
+    /// Install the service and start it, now and at every boot or login
     ///
-    /// A service that is installed already gets the new file and is started again.
+    /// An installed service is updated and restarted.
     #[command(after_help = AFTER_HELP)]
     Install {
         /// For whom and for what.
@@ -43,7 +43,7 @@ pub enum ServiceFlags {
         /// What the service runs.
         #[command(flatten)]
         program: ProgramFlags,
-        /// Print what would be done, and do nothing
+        /// Print what would be done, and do nothing else
         #[arg(long)]
         dry_run: bool,
     },
@@ -52,11 +52,11 @@ pub enum ServiceFlags {
         /// For whom and for what.
         #[command(flatten)]
         target: TargetFlags,
-        /// Print what would be done, and do nothing
+        /// Print what would be done, and do nothing else
         #[arg(long)]
         dry_run: bool,
     },
-    /// Say whether the service is installed and runs; the exit code is 3 when it does not run
+    /// Show whether the service is installed and running; the exit code is 3 if it is not running
     Status {
         /// For whom and for what.
         #[command(flatten)]
@@ -67,17 +67,17 @@ pub enum ServiceFlags {
 /// For whom the service runs, and what keeps it.
 #[derive(Debug, Clone, Args)]
 pub struct TargetFlags {
-    /// A service of the machine, as an unprivileged user; the default for root
+    /// A system service, run as an unprivileged user; the default for root
     #[arg(long, conflicts_with = "user")]
     pub system: bool,
 
-    /// A service of your own; the default for everybody but root
+    /// A service of your own user; the default for everyone else
     #[arg(long)]
     pub user: bool,
 
-    /// What keeps the service
+    /// Service manager
     ///
-    /// Default: launchd on macOS, systemd elsewhere. The other one can be printed, and installed with --dry-run.
+    /// Default: launchd on macOS, systemd elsewhere. `print` and `install --dry-run` accept the other one, too.
     #[arg(long = "for", value_enum, value_name = "KEEPER")]
     pub keeper: Option<KeeperName>,
 }
@@ -98,7 +98,7 @@ pub struct ProgramFlags {
     #[arg(long, value_name = "PATH")]
     pub program: Option<PathBuf>,
 
-    /// User that a service of the machine runs as. Default: one made up by systemd (DynamicUser), `_akidb` with launchd
+    /// User that a system service runs as. Default: allocated by systemd (DynamicUser), or `_akidb` with launchd
     #[arg(long, value_name = "USER", conflicts_with = "user")]
     pub run_as: Option<String>,
 
@@ -108,13 +108,13 @@ pub struct ProgramFlags {
 }
 
 const AFTER_HELP: &str = "\
-Variables AKIDB_* that are set now become variables of the service, but none whose name contains KEY, TOKEN, SECRET or \
-PASSWORD: those belong into files that root alone can read, which the printed file names.
+AKIDB_* variables that are set are copied into the service, except those whose names contain KEY, TOKEN, SECRET or \
+PASSWORD: put those in the files named in the service file, readable by root only.
 
 Examples:
   akidb-gateway service print --system --for systemd -- --model all-minilm-l6-v2 --workers 4
   akidb-gateway service install --user -- --model all-minilm-l6-v2
   akidb-gateway service status
 
-Exit codes: 0 done, 3 the service does not run, 64 wrong usage, 70 launchd or systemd failed, 73 a file cannot be \
-written, 78 a service that could not run.";
+Exit codes: 0 done, 3 the service is not running, 64 wrong usage, 70 launchd or systemd failed, 73 a file cannot be \
+written, 78 the service could not run.";

@@ -4,10 +4,10 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
 
-use super::Context;
 use super::connection::Progress;
-use super::memory::Share;
-use super::respond::RequestError;
+use super::context::Context;
+use super::error::RequestError;
+use super::memory::Reservation;
 use crate::error::EmbedError;
 
 /// Bodies up to this length are read whatever the others take.
@@ -20,7 +20,7 @@ const LARGEST_PIECE_BYTES: usize = 1024 * 1024;
 #[derive(Debug)]
 pub(super) struct Body {
     pub(super) bytes: Bytes,
-    pub(super) share: Share,
+    pub(super) share: Reservation,
 }
 
 /// The body of a request, which a handler may read.

@@ -31,8 +31,9 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
-use super::respond::{self, RequestError};
-use super::{Context, route};
+use super::context::Context;
+use super::error::{Refusal, RequestError};
+use super::routes;
 use crate::machine;
 use guarded::Guarded;
 pub(super) use progress::{Limits, Progress};
@@ -49,13 +50,13 @@ pub(super) async fn serve(stream: TcpStream, context: Arc<Context>, close: Cance
     let limits = context.config.limits();
     let guarded = Guarded::new(stream, progress.clone(), limits.discard_timeout);
     let noted = progress.clone();
-    let manager = Arc::clone(&context.manager);
+    let metrics = Arc::clone(&context.metrics);
     let service = service_fn(move |request| {
         let states_two_lengths = noted.head_complete();
         let (noted, context) = (noted.clone(), Arc::clone(&context));
         async move {
             let (mut response, is_body_read) =
-                route(request, states_two_lengths, noted.clone(), &context).await;
+                routes::answer(request, states_two_lengths, noted.clone(), &context).await;
             let is_answer_whole = response.body_mut().is_whole_or_tells(&noted);
             noted.answering(is_body_read, is_answer_whole);
             Ok::<_, Infallible>(response)
@@ -90,7 +91,7 @@ pub(super) async fn serve(stream: TcpStream, context: Arc<Context>, close: Cance
             () if error.is_parse() => RequestError::InvalidHttp("it cannot be parsed"),
             () => return,
         };
-        manager.count_rejected(respond::code(&refusal));
+        metrics.request_rejected(Refusal::from(&refusal).code);
     }
 }
 

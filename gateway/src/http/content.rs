@@ -10,10 +10,9 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 
 use super::connection::Progress;
-use super::memory::Share;
-use super::native::answer::Writer;
-use crate::manager::EmbeddingManager;
-use crate::metrics::Phase;
+use super::memory::Reservation;
+use super::writer::Writer;
+use crate::metrics::{Metrics, Phase};
 
 /// Bytes of JSON that are written at a time. Hyper holds at most three such pieces.
 pub(super) const PIECE_BYTES: usize = 32 * 1024;
@@ -30,16 +29,16 @@ pub(super) enum Content {
 pub(super) struct Vectors {
     writer: Writer,
     writing: Duration,
-    manager: Arc<EmbeddingManager>,
+    metrics: Arc<Metrics>,
     /// What learns that the last piece is written.
     progress: Option<Progress>,
-    _share: Share,
+    _share: Reservation,
 }
 
 /// Bytes, and the share of the memory that is theirs.
 struct Shared {
     bytes: Vec<u8>,
-    _share: Share,
+    _share: Reservation,
 }
 
 impl AsRef<[u8]> for Shared {
@@ -50,16 +49,16 @@ impl AsRef<[u8]> for Shared {
 
 impl Content {
     /// All of it, with the share of the memory that is given back when the last byte is with the system.
-    pub(super) fn whole(bytes: Vec<u8>, share: Share) -> Self {
+    pub(super) fn whole(bytes: Vec<u8>, share: Reservation) -> Self {
         Self::Whole(Bytes::from_owner(Shared { bytes, _share: share }))
     }
 
     /// What `writer` writes, with the share of the memory that is given back with the last byte.
-    pub(super) fn vectors(writer: Writer, share: Share, manager: Arc<EmbeddingManager>) -> Self {
+    pub(super) fn vectors(writer: Writer, share: Reservation, metrics: Arc<Metrics>) -> Self {
         Self::Vectors(Box::new(Vectors {
             writer,
             writing: Duration::ZERO,
-            manager,
+            metrics,
             progress: None,
             _share: share,
         }))
@@ -85,7 +84,7 @@ impl Vectors {
         let piece = self.writer.next(PIECE_BYTES);
         self.writing += started.elapsed();
         if self.writer.is_done() && piece.is_some() {
-            self.manager.phase_took(Phase::Write, self.writing);
+            self.metrics.phase_took(Phase::Write, self.writing.as_secs_f64());
             if let Some(progress) = &self.progress {
                 progress.answer_whole();
             }

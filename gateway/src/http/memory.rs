@@ -26,20 +26,20 @@ impl Budget {
     }
 
     /// A share of nothing yet.
-    pub(super) fn share(&self) -> Share {
-        Share { budget: self.clone(), taken: None }
+    pub(super) fn share(&self) -> Reservation {
+        Reservation { budget: self.clone(), taken: None }
     }
 }
 
 /// What one request takes of a budget, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Share {
+pub(super) struct Reservation {
     budget: Budget,
     taken: Option<OwnedSemaphorePermit>,
 }
 
-impl Share {
-    /// Makes it so many bytes: gives back what it has more, or takes what is missing. Whoever needs more than the whole
+impl Reservation {
+    /// Makes it this many bytes: gives back what it has more, or takes what is missing. Whoever needs more than the whole
     /// budget takes all of it.
     pub(super) fn resize(&mut self, bytes: usize) -> Result<(), EmbedError> {
         let most = self.budget.total.min(u32::MAX as usize);

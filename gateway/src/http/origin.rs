@@ -18,7 +18,7 @@ use hyper::HeaderMap;
 use hyper::header::{HOST, ORIGIN};
 use hyper::http::request::Parts;
 
-use super::respond::RequestError;
+use super::error::RequestError;
 use crate::error::shorten;
 
 /// Names below these are never on the public internet.
@@ -60,7 +60,7 @@ impl HostName {
     }
 }
 
-/// A host with the port behind it, if one was stated.
+/// A host with the port after it, if one was stated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Authority {
     host: HostName,

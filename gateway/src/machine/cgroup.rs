@@ -1,7 +1,7 @@
 //! What the control groups of Linux say of this process: its memory limit, and how often the kernel killed for it.
 //! Where there are none, nothing.
 //!
-//! Both versions may be mounted at once. A process lies in one group of each hierarchy; the limits of the groups
+//! Both versions may be mounted at once. A process is in one group of each hierarchy; the limits of the groups
 //! above it hold, too, as far up as the mount shows them. See cgroups(7) and proc_pid_mountinfo(5).
 
 use std::fs::read_to_string;
@@ -12,7 +12,7 @@ pub(super) fn memory_limit(root: &Path) -> Option<u64> {
     let limits = groups(root).into_iter().flat_map(|group| {
         let files: &[&str] = match group.version {
             Version::One => &["memory.limit_in_bytes"],
-            // Above `high` a process is not killed, but hardly gets on.
+            // Above `high` a process is not killed, but hardly makes progress.
             Version::Two => &["memory.max", "memory.high"],
         };
         let limits =
@@ -75,7 +75,7 @@ fn membership(line: &str, version: Version) -> Option<&str> {
     is_wanted.then_some(path)
 }
 
-/// The version, the root and the mount point of a line of `/proc/self/mountinfo`, if groups lie there that account for
+/// The version, the root and the mount point of a line of `/proc/self/mountinfo`, if groups there account for
 /// memory.
 fn memory_mount(line: &str) -> Option<(Version, PathBuf, PathBuf)> {
     let (mount, file_system) = line.split_once(" - ")?;

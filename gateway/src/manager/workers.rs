@@ -36,7 +36,7 @@ pub struct WorkerInfo {
     pub in_flight: usize,
     /// Times it was started again.
     pub restarts: u64,
-    /// Memory of the process: what is resident, but what it says of itself where a GPU shares the memory (macOS).
+    /// Memory of the process: what is resident, but what it says about itself where a GPU shares the memory (macOS).
     pub rss_bytes: Option<u64>,
     /// Age of the process.
     pub uptime: Option<Duration>,
@@ -44,7 +44,7 @@ pub struct WorkerInfo {
     pub device: Option<String>,
     /// Type the model computes in, once it is ready.
     pub dtype: Option<String>,
-    /// Library behind the matrix products, once it is ready.
+    /// Library for matrix products, once it is ready.
     pub blas: Option<String>,
     /// What a person should know, such as a slow BLAS.
     pub warnings: Vec<String>,

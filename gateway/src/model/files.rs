@@ -1,4 +1,4 @@
-//! The files of a model's directory, as they are written, as far as the gateway needs them.
+//! The files of a model's directory that the gateway needs, as they are written.
 
 use std::path::Path;
 

@@ -1,6 +1,6 @@
 //! What kind of model a folder holds, by its own files. No other place decides that.
 //!
-//! A model that says of itself that it scores pairs, classifies, or gives sparse or several vectors is no embedding model, though its
+//! A model that says about itself that it scores pairs, classifies, or gives sparse or several vectors is no embedding model, though its
 //! transformer would give vectors, too.
 
 use std::collections::BTreeMap;
@@ -46,7 +46,7 @@ impl Kind {
     }
 }
 
-/// The files that say what a model is for, as far as they can be read; `null` where they cannot.
+/// The files that say what a model is for; `null` where they cannot be read.
 #[derive(Debug, Default)]
 pub(super) struct Signs {
     /// `config_sentence_transformers.json`.

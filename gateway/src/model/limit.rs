@@ -35,7 +35,7 @@ fn model_max_length(length: f64) -> Result<Option<usize>, String> {
     }
 }
 
-/// Positions that tokens can have: RoBERTa's count from behind that of padding.
+/// Positions that tokens can have: RoBERTa's positions start after the padding id.
 fn usable_positions(config: &ModelConfig) -> Result<usize, String> {
     let stated = config.positions();
     let positions = stated.or_else(|| default_positions(&config.model_type)).ok_or_else(|| {

@@ -165,7 +165,7 @@ pub(super) struct Head {
 }
 
 impl Head {
-    /// Reads the files of the modules behind the transformer. The error is one line for a person.
+    /// Reads the files of the modules after the transformer. The error is one line for a person.
     pub(super) fn read(
         model: &Path,
         modules: Option<&Modules>,

@@ -69,7 +69,7 @@ fn mode(file: &mut Object) -> Result<Pooling, String> {
         [] => Ok(Pooling::Mean),
         [(key, mode)] => named(mode).ok_or_else(|| file.refusal(key, &true.into(), UNSUPPORTED)),
         [(first, _), (second, _), ..] => {
-            let reason = format!("asks for a second pooling beside `{first}`; only one is supported");
+            let reason = format!("asks for a second pooling next to `{first}`; only one is supported");
             Err(file.refusal(second, &true.into(), &reason))
         }
     }

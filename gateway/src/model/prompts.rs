@@ -7,7 +7,7 @@ use crate::error::EmbedError;
 
 /// How a prompt begins whose first line is an instruction, the task.
 const INSTRUCTION_START: &str = "Instruct: ";
-/// How the line behind an instruction begins; the text follows it.
+/// How the line after an instruction begins; the text follows it.
 const QUERY_LINE: &str = "\nQuery:";
 /// The prompt for queries that Qwen3-Embedding was published with.
 const QWEN3_QUERY: &str =
@@ -19,7 +19,7 @@ pub(crate) struct Prompts {
     by_name: BTreeMap<String, String>,
     default: Option<String>,
     /// What stands between an instruction and the text, where the model was trained with instructions.
-    behind_instruction: Option<String>,
+    after_instruction: Option<String>,
 }
 
 impl Prompts {
@@ -31,9 +31,9 @@ impl Prompts {
             None if is_qwen3 => Library { prompts: qwen3_prompts(), ..Library::default() },
             None => Library::default(),
         };
-        let own = by_name.values().find_map(|prompt| behind_instruction(prompt));
-        let behind_instruction = own.or(is_qwen3.then_some(QUERY_LINE)).map(str::to_owned);
-        Self { by_name, default, behind_instruction }
+        let own = by_name.values().find_map(|prompt| after_instruction(prompt));
+        let after_instruction = own.or(is_qwen3.then_some(QUERY_LINE)).map(str::to_owned);
+        Self { by_name, default, after_instruction }
     }
 
     /// What models of a type are known to have, whatever their files say.
@@ -59,8 +59,8 @@ impl Prompts {
 
     /// The text of a prompt for a task in the client's own words.
     pub(crate) fn instruction(&self, task: &str) -> Result<String, EmbedError> {
-        let behind = self.behind_instruction.as_ref().ok_or(EmbedError::InstructionNotSupported)?;
-        Ok(format!("{INSTRUCTION_START}{task}{behind}"))
+        let after = self.after_instruction.as_ref().ok_or(EmbedError::InstructionNotSupported)?;
+        Ok(format!("{INSTRUCTION_START}{task}{after}"))
     }
 }
 
@@ -68,8 +68,8 @@ fn qwen3_prompts() -> BTreeMap<String, String> {
     [("query", QWEN3_QUERY), ("document", "")].map(|(name, text)| (name.to_owned(), text.to_owned())).into()
 }
 
-/// The part of a prompt behind its instruction, where it has one.
-fn behind_instruction(prompt: &str) -> Option<&str> {
+/// The part of a prompt after its instruction, if it has one.
+fn after_instruction(prompt: &str) -> Option<&str> {
     let task = prompt.strip_prefix(INSTRUCTION_START)?;
     task.find(QUERY_LINE).map(|position| &task[position..])
 }

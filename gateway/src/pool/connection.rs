@@ -41,9 +41,9 @@ use in_flight::{InFlight, Work};
 
 /// Times that the shortest of the time-outs is looked at before it is over.
 const TICKS_PER_TIMEOUT: u32 = 4;
-/// Part of its time without a sign of life or progress after which a worker is given no more batches.
+/// Part of its time without a heartbeat or progress after which a worker is given no more batches.
 const DOUBT: f64 = 0.5;
-/// A batch may take this many times as long as batches of its size took lately...
+/// A batch may take this many times as long as batches of its size took recently...
 const SLOWEST: u32 = 10;
 /// ...but no more than this many times the least progress deadline.
 const LONGEST_PATIENCE: u32 = 20;
@@ -170,7 +170,7 @@ struct Watch {
 }
 
 impl Watch {
-    /// Time that so many ticks show to have passed: the first one may have come at once.
+    /// Time that this many ticks show to have passed: the first one may have come at once.
     fn at_least(&self, ticks: u32) -> Duration {
         self.tick * ticks.saturating_sub(1)
     }
@@ -286,7 +286,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Looks once a tick whether the worker still lives and gets on.
+    /// Checks heartbeats and progress once per tick.
     fn look(&mut self, frames: &FramedRead<OwnedReadHalf, GatewayCodec>) -> Option<End> {
         let Settings { heartbeat_timeout, stall_timeout, .. } = self.settings;
         let unfinished_bytes = frames.read_buffer().len();
@@ -321,7 +321,7 @@ impl Connection {
         None
     }
 
-    /// How long a batch of so many tokens may go without progress.
+    /// How long a batch of this many tokens may go without progress.
     fn progress_timeout(&self, tokens: usize) -> Duration {
         let seat = self.seat.as_ref().map(Seat::number);
         let usual = seat.map_or(Duration::ZERO, |seat| self.pool.usual_time(seat, tokens));

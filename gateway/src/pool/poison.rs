@@ -40,7 +40,7 @@ impl PoisonMemory {
         self.hash_of(&job.token_ids, job.pooling)
     }
 
-    /// Whether a worker died of itself while it computed this text, and it has not been answered since.
+    /// Whether a worker died on its own while it computed this text, and it has not been answered since.
     pub(super) fn is_suspect(&self, job: &Job) -> bool {
         lock(&self.suspects).contains(|| self.hash(job))
     }
@@ -60,7 +60,7 @@ impl PoisonMemory {
         lock(&self.convicts).contains(|| text)
     }
 
-    /// Remembers that a worker died of itself while it computed this text.
+    /// Remembers that a worker died on its own while it computed this text.
     pub(super) fn suspect(&self, job: &Job) {
         lock(&self.suspects).insert(self.hash(job), self.time);
     }

@@ -7,9 +7,9 @@
 //! * The texts of the batch that it was computing go *on trial*: each runs alone, at most one at a worker at a time, so
 //!   that a text which kills its worker takes no others with it and is found. The same text is never on trial twice at a
 //!   time.
-//! * A worker that *dies of itself* (it exits, a signal other than SIGKILL and SIGTERM ends it, or it is killed because
+//! * A worker that *dies on its own* (it exits, a signal other than SIGKILL and SIGTERM ends it, or it is killed because
 //!   its batch made no progress) makes the texts of that batch suspects. A suspect that is answered is acquitted; one that
-//!   was alone when a second worker died of itself is convicted, and refused for some time.
+//!   was alone when a second worker died on its own is convicted, and refused for some time.
 //! * Suspects are remembered across requests: a suspect in a later request goes on trial, too.
 //! * Other ends (a kill from outside, silence, a broken protocol, a device that the worker says is lost) make nobody
 //!   suspect.
@@ -170,7 +170,7 @@ impl Pool {
         self.run_again(retries);
     }
 
-    /// Whether these are one text, and the worker that died of itself under it is the second one; else all are suspects.
+    /// Whether these are one text, and the worker that died on its own under it is the second one; else all are suspects.
     fn convict(&self, jobs: &[Job]) -> bool {
         let poison = &self.shared.poison;
         let Some(first) = jobs.first() else { return false };

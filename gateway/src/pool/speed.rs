@@ -7,7 +7,7 @@
 //! and that is then the speed of full load). A full batch that was computed while other workers were idle says how slow
 //! the workers are at most, and a smaller one says nothing.
 //!
-//! When a worker joins or leaves, the others' speed becomes what it was last among so many, as far as that is
+//! When a worker joins or leaves, the others' speed becomes what it was last among this many, as far as that is
 //! plausible; where it is not known, the worst case is taken: all share the cores, or they share nothing.
 //!
 //! A batch that is overdue slows its worker down at once, for as long as it lasts. Pure: no clock of its own.
@@ -84,7 +84,7 @@ struct Worker {
     is_live: bool,
     tokens_in_flight: usize,
     batches_in_flight: usize,
-    /// Since when it computes a batch of so many tokens.
+    /// Since when it computes a batch of this many tokens.
     computing: Option<(Instant, usize)>,
     samples: Samples,
 }
@@ -95,7 +95,7 @@ pub(super) struct Speeds {
     expectations: Expectations,
     workers: Vec<Worker>,
     fastest_warm_up: f64,
-    /// Mean speed of a worker while all of so many are busy; `None` before the first full batch.
+    /// Mean speed of a worker while all of this many are busy; `None` before the first full batch.
     typical: Option<f64>,
     /// Whether `typical` comes from batches during which every worker was busy.
     is_full_load: bool,
@@ -103,7 +103,7 @@ pub(super) struct Speeds {
     fastest: f64,
     /// Live workers when one was last live.
     live: usize,
-    /// The last `typical` that was measured among so many workers, by their number.
+    /// The last `typical` that was measured among this many workers, by their number.
     by_live: Vec<Option<f64>>,
     measured_at: Option<Instant>,
     /// Seconds that live workers spent without a batch, all together, until `looked_at`.
@@ -151,7 +151,7 @@ impl Speeds {
         self.count_live();
     }
 
-    /// Whether the worker gives signs of life and progress.
+    /// Whether the worker sends heartbeats and makes progress.
     pub(super) fn set_live(&mut self, seat: u64, is_live: bool, now: Instant) {
         self.look(now);
         if let Some(worker) = self.worker(seat) {
@@ -179,7 +179,7 @@ impl Speeds {
         }
     }
 
-    /// The worker begins a batch; so many tokens are admitted and not done.
+    /// The worker begins a batch; this many tokens are admitted and not done.
     pub(super) fn begins(&mut self, seat: u64, tokens: usize, outstanding: usize, now: Instant) -> Start {
         self.look(now);
         if let Some(worker) = self.worker(seat) {
@@ -258,7 +258,7 @@ impl Speeds {
         self.configured_batch_tokens().min(whole(in_time)).max(1)
     }
 
-    /// Usual time of a batch of so many tokens at the worker, in seconds.
+    /// Usual time of a batch of this many tokens at the worker, in seconds.
     pub(super) fn usual_seconds(&self, seat: u64, tokens: usize) -> f64 {
         real(tokens) / self.speed(seat)
     }

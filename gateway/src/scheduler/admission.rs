@@ -17,7 +17,7 @@ use crate::pool::Capacity;
 
 /// Part of a request's time within which it has to be done by forecast.
 const FORECAST_MARGIN: f64 = 0.8;
-/// Full batches that a text may lie in, or wait behind, beyond what the backlog takes.
+/// Extra full batches allowed for: the one being computed and the text's own.
 const BATCHES_OF_DELAY: f64 = 1.5;
 /// Least time after which a refused client is asked to come back.
 const SHORTEST_RETRY_AFTER: Duration = Duration::from_secs(1);

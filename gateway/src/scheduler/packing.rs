@@ -11,7 +11,7 @@ use crate::job::Job;
 pub(super) const MOST_OVERTAKEN: u8 = 8;
 /// Most texts in a batch: the answer must fit into a frame, with vectors of up to 8,192 numbers.
 const MOST_TEXTS: usize = 2048;
-/// How far behind a text that does not fit others are looked at.
+/// How far after a text that does not fit others are considered.
 const LOOK_AHEAD: usize = 16;
 /// A share of the queue is not made smaller than this for the sake of an idle worker, in tokens.
 const SMALLEST_SHARE_TOKENS: usize = 128;

@@ -97,7 +97,7 @@ pub(super) fn install(
     // Of one that is loaded already, launchd would keep the old file.
     steps.push(Step::Run { words: launchctl("bootout", &service(scope), None), may_fail: true });
     steps.push(Step::run(launchctl("bootstrap", &domain(scope), Some(&path))));
-    let hint = format!("its log: {}; how it is: akidb-gateway service status", log.display());
+    let hint = format!("log: {}; status: akidb-gateway service status", log.display());
     Ok((steps, vec![hint]))
 }
 

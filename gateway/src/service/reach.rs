@@ -17,7 +17,7 @@ pub(super) fn check(scope: Scope, keeper: Keeper, program: &Program) -> Result<(
     let shown = |path: &Path| format!("`{}`", path.display());
     if !program.path.is_file() {
         return Err(refused(
-            format!("{} is no file", shown(&program.path)),
+            format!("{} is not a file", shown(&program.path)),
             "name the binary with `--program PATH`",
         ));
     }
@@ -60,7 +60,7 @@ pub(super) fn check(scope: Scope, keeper: Keeper, program: &Program) -> Result<(
                 Ok(Some(_)) => Ok(()),
                 _ => Err(refused(
                     format!("there is no user `{user}`"),
-                    "make one, or name another with `--run-as USER`",
+                    "create one, or name another with `--run-as USER`",
                 )),
             }
         }
@@ -109,7 +109,7 @@ mod tests {
         open(&folder.join("program"), 0o755);
         let hidden = hidden_from_others(&folder.join("program")).unwrap();
         assert!(fs::canonicalize(&folder).unwrap().starts_with(&hidden), "{}", hidden.display());
-        // As far as this test can tell, whatever folders it lies in.
+        // Whatever folders it is in, as far as this test can tell.
         open(&folder, 0o755);
         let above = fs::canonicalize(tree.path()).unwrap();
         let still = hidden_from_others(&folder.join("program"));

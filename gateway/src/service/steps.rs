@@ -98,7 +98,7 @@ impl Step {
 pub(super) fn output(words: &[OsString]) -> Result<Output, StartError> {
     let failed = |reason: String| StartError::Keeper { command: in_shell(words), reason };
     let (name, arguments) = words.split_first().ok_or_else(|| failed("it is empty".to_owned()))?;
-    let program = find(name).ok_or_else(|| failed(format!("`{}` is not here", name.display())))?;
+    let program = find(name).ok_or_else(|| failed(format!("`{}` is not installed", name.display())))?;
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null());
     command.output().map_err(|error| failed(error.to_string()))
@@ -187,6 +187,6 @@ mod tests {
         assert!(error.contains("ls '/there is nothing'") && error.contains("No such file"), "{error}");
         assert!(Step::Run { words, may_fail: true }.carry_out().is_ok());
         let error = Step::run(vec!["no-such-program".into()]).carry_out().unwrap_err().to_string();
-        assert!(error.contains("not here"), "{error}");
+        assert!(error.contains("not installed"), "{error}");
     }
 }

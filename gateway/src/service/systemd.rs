@@ -13,20 +13,20 @@ const PROPERTIES: [&str; 6] = ["LoadState", "ActiveState", "SubState", "MainPID"
 const HOMES: [&str; 3] = ["/home", "/root", "/run/user"];
 
 const UNIT: &str = "\
-# It is ready when its first worker is, and asks for more time while a model is downloaded.
+# Ready when the first worker is. Startup is extended while a model downloads.
 Type=notify
 NotifyAccess=main
 ExecReload=/bin/kill -HUP $MAINPID
 TimeoutStartSec=90
 Restart=always
 RestartSec=2
-# Wrong usage, and a model or environment that cannot be used: a person has to do something.
+# Wrong usage, or an unusable model or environment: restarting would not help.
 RestartPreventExitStatus=64 78
-# It is fed while the loops that accept connections, schedule texts and look after workers turn.
+# Fed as long as the loops that accept connections, schedule texts and supervise workers make progress.
 WatchdogSec=30
-# The gateway ends its workers itself. Whatever is left after that is killed.
+# The gateway stops its own workers; anything left is killed.
 KillMode=mixed
-# A worker that the kernel kills because memory is short is started again by the gateway.
+# If the kernel kills a worker for lack of memory, the gateway restarts it.
 OOMPolicy=continue
 LimitNOFILE=65536
 ";
@@ -35,25 +35,25 @@ const SYSTEM: &str = "\
 StateDirectory=akidb-gateway
 CacheDirectory=akidb-gateway
 ConfigurationDirectory=akidb-gateway
-# Models are downloaded to HF_HOME, which is no cache that may be cleaned; code for this processor is compiled into the cache.
+# Models are downloaded to HF_HOME, outside the cache so that cleaning the cache keeps them. The cache holds compiled kernels.
 Environment=HOME=/var/lib/akidb-gateway HF_HOME=/var/lib/akidb-gateway/huggingface
 Environment=XDG_CACHE_HOME=/var/cache/akidb-gateway
-# More variables, one NAME=value a line; of mode 0600 if there is a secret among them.
+# More variables, one NAME=value per line. Set mode 0600 if it contains secrets.
 EnvironmentFile=-/etc/akidb-gateway/environment
-# A token of the Hugging Face hub, in a file that root alone can read: take away the # of both lines.
+# A Hugging Face token, in a file only root can read: uncomment both lines.
 #LoadCredential=hf-token:/etc/akidb-gateway/hf-token
 #Environment=HF_TOKEN_PATH=%d/hf-token
 ";
 
 const USER: &str = "\
-# More variables, one NAME=value a line; of mode 0600 if there is a secret among them.
+# More variables, one NAME=value per line. Set mode 0600 if it contains secrets.
 EnvironmentFile=-%E/akidb-gateway/environment
 ";
 
 /// Each of these was seen to work with a real worker. `PrivateDevices`, `ProtectClock` and `MemoryDenyWriteExecute` would take
 /// a GPU away.
 const SANDBOX: &str = "\
-# What it cannot do. PrivateDevices, ProtectClock and MemoryDenyWriteExecute are left out: they would take a GPU away.
+# Sandbox. PrivateDevices, ProtectClock and MemoryDenyWriteExecute are left out because they would block GPUs.
 NoNewPrivileges=yes
 CapabilityBoundingSet=
 AmbientCapabilities=
@@ -89,14 +89,14 @@ pub(super) fn file(scope: Scope, program: &Program) -> String {
         .join(" ");
     let mut unit = format!(
         "# Made by `akidb-gateway service print`.\n[Unit]\nDescription=Text embeddings on this machine\n\
-         After=network.target\n# However often it ends, it is started again.\nStartLimitIntervalSec=0\n\n\
+         After=network.target\n# Restart it no matter how often it exits.\nStartLimitIntervalSec=0\n\n\
          [Service]\nExecStart={command}\n{UNIT}TimeoutStopSec={}\n",
         program.stop_seconds()
     );
     match scope {
         Scope::System => {
             unit.push_str(&program.run_as.as_ref().map_or_else(
-                || "# A user that is there as long as the service.\nDynamicUser=yes\n".to_owned(),
+                || "# A user that exists only while the service runs.\nDynamicUser=yes\n".to_owned(),
                 |user| format!("User={}\n", quoted(user, "")),
             ));
             unit.push_str(SYSTEM);
@@ -114,7 +114,7 @@ pub(super) fn file(scope: Scope, program: &Program) -> String {
         let is_in_home = program.parts().any(|part| is_in_home(part) || leads_there(part));
         unit.push_str(if is_in_home { "ProtectHome=read-only\n" } else { "ProtectHome=yes\n" });
     } else {
-        unit.push_str("# What it cannot do, as far as a user may say.\nNoNewPrivileges=yes\nUMask=0077\n");
+        unit.push_str("# Sandbox, as far as a user service allows.\nNoNewPrivileges=yes\nUMask=0077\n");
     }
     unit.push_str(FILTERS);
     let target = if scope == Scope::System { "multi-user.target" } else { "default.target" };
@@ -131,9 +131,9 @@ pub(super) fn install(scope: Scope, program: &Program, configuration: &Path) -> 
         // It is not waited for: the first start may download a model.
         Step::run(systemctl(scope, &["restart", "--no-block", &unit_name()])),
     ];
-    let mut hints = vec![format!("its log: {}; how it is: akidb-gateway service status", log_command(scope))];
+    let mut hints = vec![format!("log: {}; status: akidb-gateway service status", log_command(scope))];
     if scope == Scope::User {
-        hints.push("to have it run without being logged in: loginctl enable-linger".to_owned());
+        hints.push("to keep it running while you are logged out: loginctl enable-linger".to_owned());
     }
     (steps, hints)
 }

@@ -120,7 +120,7 @@ impl Process {
         self.pid
     }
 
-    /// Waits up to `patience` for the process to end by itself, then kills it.
+    /// Waits up to `patience` for the process to end on its own, then kills it.
     pub(crate) async fn end(mut self, patience: Duration) -> Ended {
         let by_itself = tokio::time::timeout(patience, self.child.wait()).await;
         let status = match by_itself {

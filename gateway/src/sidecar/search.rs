@@ -1,7 +1,7 @@
 //! Which Python runs: the one named, else the first environment with `akidb_sidecar` among those of
 //!
-//! 1. the checkout that the gateway's binary lies in,
-//! 2. the folder that the binary lies in,
+//! 1. the checkout that holds the gateway's binary,
+//! 2. the folder that holds the binary,
 //! 3. `$VIRTUAL_ENV`,
 //! 4. the `PATH`, where a script `akidb-sidecar` tells of one.
 //!
@@ -52,7 +52,7 @@ impl Search {
     pub(super) fn may_run(&self, folder: &Path) -> bool {
         self.trust
             .check(folder, Owners::Trusted)
-            .inspect_err(|reason| tracing::debug!(%reason, "a folder of the PATH is left out"))
+            .inspect_err(|reason| tracing::debug!(%reason, "skipping a folder of the PATH"))
             .is_ok()
     }
 
@@ -98,7 +98,7 @@ impl Search {
                 Ok(python) => return Ok(python),
                 Err(reason) if reason.is_empty() => tried.push(place),
                 Err(reason) => {
-                    tracing::warn!(place, reason, "a Python environment is passed over");
+                    tracing::warn!(place, reason, "skipping a Python environment");
                     tried.push(format!("{place}: {reason}"));
                 }
             }
@@ -152,7 +152,7 @@ fn python_of_environment(folder: &Path) -> Result<PathBuf, Reason> {
 
 /// The Python that a script would run. The script itself would run it with whatever is around it.
 ///
-/// pipx and uv put a link to a script into a folder of the `PATH`; the script lies in the environment.
+/// pipx and uv put a link to a script into a folder of the `PATH`; the script is in the environment.
 fn python_of_script(script: &Path) -> Result<PathBuf, Reason> {
     let script = std::fs::canonicalize(script).map_err(|error| error.to_string())?;
     let folder = script.parent().unwrap_or(&script);
@@ -197,7 +197,7 @@ fn code_of(folder: &Path) -> Vec<PathBuf> {
     parts
 }
 
-/// Where the Python lies that an environment was made from.
+/// The Python that an environment was made from.
 fn home_of(settings: &str) -> Option<PathBuf> {
     let values = settings.lines().filter_map(|line| line.split_once('='));
     values

@@ -29,11 +29,11 @@ pub(super) enum Loss {
     Spawn(#[source] std::io::Error),
     #[error("it was not ready within {0:?}")]
     StartTimeout(Duration),
-    #[error("it ended")]
+    #[error("it exited")]
     Closed,
     #[error("{0}")]
     Protocol(String),
-    #[error("it gave no sign of life for {0:?}")]
+    #[error("it sent no heartbeat for {0:?}")]
     Silent(Duration),
     #[error("its batch made no progress for {0:?}")]
     NoProgress(Duration),
@@ -43,9 +43,9 @@ pub(super) enum Loss {
     Fatal(String),
     #[error("its device is lost: {0}")]
     DeviceLost(String),
-    #[error("a successor took over")]
+    #[error("it was replaced")]
     Relieved,
-    #[error("the gateway stops")]
+    #[error("the gateway is shutting down")]
     Stopped,
 }
 
@@ -133,7 +133,7 @@ pub(super) async fn wait_until_ready(
             let took = starting.started.elapsed();
             let started = Started { starting, ready, took };
             for warning in &started.ready.warnings {
-                tracing::warn!(worker = id, warning, "worker warns");
+                tracing::warn!(worker = id, warning, "worker warning");
             }
             tracing::info!(
                 worker = id,
@@ -149,7 +149,7 @@ pub(super) async fn wait_until_ready(
         }
         Err(loss) => {
             let Starting { process, socket, started, generation, oom_kills, .. } = starting;
-            // One that is to be killed keeps its socket, whose end would let it end by itself.
+            // One that is to be killed keeps its socket, whose end would let it end on its own.
             let is_killed = matches!(loss, Loss::StartTimeout(_) | Loss::Silent(_) | Loss::Protocol(_));
             let kept = is_killed.then_some(socket);
             let mut burial = Burial { id, generation, started, oom_kills, batches_answered: 0, in_flight: 0 };
@@ -317,7 +317,7 @@ impl Burial {
         match loss {
             Loss::Stopped => return Buried { reason: None, manner: Manner::OtherHand },
             Loss::Relieved => {
-                tracing::info!(worker = self.id, pid, generation = self.generation, "worker relieved");
+                tracing::info!(worker = self.id, pid, generation = self.generation, "worker replaced");
                 return Buried { reason: None, manner: Manner::OtherHand };
             }
             _ => {}

@@ -76,14 +76,14 @@ impl Replacer {
     }
 
     async fn replace_all(&self) {
-        tracing::info!("replacing every worker, one at a time");
+        tracing::info!("replacing all workers, one at a time");
         for worker in 0..self.orders.len() {
             if !self.replace(worker, None, RestartReason::Reload).await {
-                tracing::error!("the other workers are kept: a new one does not become ready");
+                tracing::error!("keeping the other workers: a new one does not become ready");
                 return;
             }
         }
-        tracing::info!("every worker is replaced");
+        tracing::info!("all workers replaced");
     }
 
     /// Whether a successor serves now.
@@ -144,12 +144,7 @@ pub(super) async fn watch_memory(
             } else if last_warned != Some(seat) {
                 last_warned = Some(seat);
                 let worker = status.id;
-                tracing::warn!(
-                    worker,
-                    bytes,
-                    limit_bytes,
-                    "the memory limit is less than what the model needs: it is ignored"
-                );
+                tracing::warn!(worker, bytes, limit_bytes, "ignoring the memory limit: the model needs more");
             }
         }
     }

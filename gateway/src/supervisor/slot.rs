@@ -214,7 +214,7 @@ impl Slot {
                     let _ = order.done.send(true);
                 }
                 (Err(failed), None) if !matches!(failed.loss, Loss::Stopped) => {
-                    tracing::error!(worker = self.id, detail = %failed.loss, "no successor: the worker is kept");
+                    tracing::error!(worker = self.id, detail = %failed.loss, "replacement failed to start: keeping the current worker");
                     let _ = order.done.send(false);
                 }
                 (Err(failed), lost) => {
@@ -279,13 +279,13 @@ impl Slot {
                 Cause::NeverReady => tracing::error!(
                     worker,
                     next_start_seconds,
-                    "crash loop: the worker ends again and again before it is ready"
+                    "crash loop: the worker keeps exiting before it is ready"
                 ),
                 Cause::OutOfMemory => tracing::error!(
                     worker,
                     next_start_seconds,
                     hint = "start fewer workers with `--workers`, or give the container or unit more memory",
-                    "crash loop: the kernel kills the worker again and again because memory is short"
+                    "crash loop: the kernel keeps killing the worker because memory is short"
                 ),
             }
         }

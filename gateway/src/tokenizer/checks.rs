@@ -99,7 +99,7 @@ fn each_entry(vocabulary: &Value, mut visit: impl FnMut(&str)) {
     }
 }
 
-/// Refuses a token of which the normalizer leaves nothing: the library finds nothing everywhere, for ever.
+/// Refuses a token of which the normalizer leaves nothing: the library finds nothing everywhere, forever.
 pub(super) fn check_added_tokens(
     tokens: &[AddedToken],
     normalizer: Option<&NormalizerWrapper>,

@@ -121,7 +121,7 @@ pub(super) fn apply(file: &mut TokenizerFile, settings: &Settings, family: &Fami
     if !fits {
         tracing::warn!(
             model = file.model["type"].as_str(),
-            "the tokenizer's class does not fit `tokenizer.json`, which is obeyed alone"
+            "the tokenizer's class does not match `tokenizer.json`: using `tokenizer.json` alone"
         );
     }
     let before = file.clone();
@@ -322,7 +322,7 @@ fn tell(before: &TokenizerFile, after: &TokenizerFile, class: Class) {
         tracing::info!(
             class = ?class,
             parts = changed.join(", "),
-            "parts of `tokenizer.json` are replaced, as `transformers` does for this class"
+            "replacing parts of `tokenizer.json`, as `transformers` does for this class"
         );
     }
 }

@@ -1,7 +1,7 @@
 //! One text to tokens: as much of it as is looked at, and as much as stays.
 //!
 //! Of a very long text only a *window* is encoded: its beginning, or its end where the beginning is cut off. A window
-//! grows until it is certain to contain every token that stays, up to a bound; what lies beyond counts as cut off.
+//! grows until it is certain to contain every token that stays, up to a bound; anything beyond counts as cut off.
 
 use std::borrow::Cow;
 
@@ -22,7 +22,7 @@ const FEWEST_LOOKED_AT_BYTES: usize = 64 * 1024;
 pub(super) const SPARE_TOKENS: usize = 128;
 /// As much of a text as is certain to decide which tokens are those of the prompt before it.
 const BEHIND_PROMPT_BYTES: usize = SPARE_TOKENS * BYTES_PER_TOKEN;
-/// A window over the end of a text begins with a word, where one begins within so many bytes: tokenizers that divide long
+/// A window over the end of a text begins with a word, where one begins within this many bytes: tokenizers that divide long
 /// runs of letters or digits do it from the run's beginning.
 const WORD_SEARCH_BYTES: usize = 256;
 
@@ -49,7 +49,7 @@ impl Encoder {
         let special = SpecialTokens::find(&tokenizer, needs.end_token)?;
         if special.len() >= max_tokens {
             return Err(format!(
-                "the length limit of {max_tokens} tokens leaves no room beside {} special tokens",
+                "the length limit of {max_tokens} tokens leaves no room next to {} special tokens",
                 special.len()
             ));
         }
@@ -79,7 +79,7 @@ impl Encoder {
         Ok(is_too_long.then(|| (encoding.len() + self.special.len(), is_whole)))
     }
 
-    /// Tokenizes a text behind a prompt, which may be empty, as one string.
+    /// Tokenizes a prompt, which may be empty, and a text as one string.
     pub(super) fn tokenize(
         &self,
         prompt: &str,
@@ -117,14 +117,14 @@ impl Encoder {
         // A token that is of both belongs to the prompt, which stays whole.
         let is_prompt = |(start, _end): &&(usize, usize)| *start < prompt.len();
         let prompt_tokens = with_offsets.get_offsets().iter().take_while(is_prompt).count();
-        let (of_prompt, behind) = with_offsets.get_ids().split_at(prompt_tokens);
-        let of_text = if seen.is_whole { behind } else { ids };
+        let (of_prompt, after_prompt) = with_offsets.get_ids().split_at(prompt_tokens);
+        let of_text = if seen.is_whole { after_prompt } else { ids };
         let kept = &of_prompt[..prompt_tokens.min(room)];
         let pieces = [kept, last(of_text, room - kept.len())];
         Ok(self.finish(pieces, prompt_tokens + of_text.len(), seen.is_whole))
     }
 
-    /// Most tokens beside the special ones.
+    /// Most tokens apart from the special ones.
     fn room(&self) -> usize {
         self.max_tokens - self.special.len()
     }

@@ -14,7 +14,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 pub(super) enum Excess {
     /// The code panicked.
     Panicked,
-    /// A step of it took longer than allowed; it may go on in a thread of its own for ever.
+    /// A step of it took longer than allowed; it may go on in a thread of its own forever.
     Time,
     /// The process has grown by more than allowed.
     Memory,

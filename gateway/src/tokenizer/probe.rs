@@ -45,7 +45,7 @@ const CHARACTERS: [&str; 32] = [
 ];
 /// A run of one character is as long as this.
 const RUN_BYTES: usize = 512;
-/// Every so many code points of Unicode one is looked at.
+/// One code point is checked out of this many.
 const CODE_POINT_STEP: usize = 61;
 /// Code points in one text.
 const CODE_POINTS_PER_TEXT: usize = 256;
@@ -83,7 +83,7 @@ pub(super) fn texts(pre_tokenizer: &Value, normalizer: &Value, added_tokens: &[S
     texts
 }
 
-/// Reads the texts from either end, and behind a prompt. The error is one line for a person.
+/// Reads the texts from either end, and after a prompt. The error is one line for a person.
 pub(super) fn read(encoder: &Encoder, texts: &[String], step_done: &Sender<()>) -> Result<(), String> {
     for text in texts {
         for (prompt, direction) in [

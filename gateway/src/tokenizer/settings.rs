@@ -1,4 +1,4 @@
-//! `tokenizer_config.json` and the older files beside it, which `transformers` reads together with `tokenizer.json`.
+//! `tokenizer_config.json` and the older files next to it, which `transformers` reads together with `tokenizer.json`.
 
 use std::path::Path;
 
@@ -77,7 +77,7 @@ const IGNORED: [&str; 44] = [
     "vocab_file",
 ];
 
-/// What the files say, as far as tokens depend on it.
+/// What the files say that tokens depend on.
 #[derive(Debug, Default)]
 pub(super) struct Settings {
     keys: Map<String, Value>,
@@ -231,10 +231,7 @@ fn check_keys(keys: &Map<String, Value>) -> Result<(), String> {
     }
     let unknown = unknown_keys(keys);
     if !unknown.is_empty() {
-        tracing::warn!(
-            keys = unknown.join(", "),
-            "`tokenizer_config.json` has keys that are not known and not obeyed"
-        );
+        tracing::warn!(keys = unknown.join(", "), "ignoring unknown keys in `tokenizer_config.json`");
     }
     Ok(())
 }

@@ -1,17 +1,17 @@
-//! The special tokens before and behind every text.
+//! The special tokens before and after every text.
 
 use tokenizers::{Encoding, Token, Tokenizer as HuggingFaceTokenizer};
 
 use crate::model::EndToken;
 
-/// Stands for a text; no tokenizer has so many tokens.
+/// Stands for a text; no tokenizer has that many tokens.
 const PROBE: u32 = u32::MAX;
 
 /// The special tokens around the tokens of a text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct SpecialTokens {
     before: Vec<u32>,
-    behind: Vec<u32>,
+    after: Vec<u32>,
 }
 
 impl SpecialTokens {
@@ -26,35 +26,35 @@ impl SpecialTokens {
             .post_process(probe, None, true)
             .map_err(|error| format!("the template of `tokenizer.json` cannot be used: {error}"))?;
         let mut parts = encoding.get_ids().split(|id| *id == PROBE);
-        let (Some(before), Some(behind), None) = (parts.next(), parts.next(), parts.next()) else {
+        let (Some(before), Some(after), None) = (parts.next(), parts.next(), parts.next()) else {
             return Err("the template of `tokenizer.json` does not hold a text exactly once".to_owned());
         };
-        let mut special = Self { before: before.to_vec(), behind: behind.to_vec() };
+        let mut special = Self { before: before.to_vec(), after: after.to_vec() };
         if let Some(end) = end_token {
             let id = find_end(tokenizer, end)?;
-            if special.behind.last() != Some(&id) {
+            if special.after.last() != Some(&id) {
                 tracing::info!(
                     token_id = id,
-                    "the tokenizer does not end texts with the end token: the gateway does"
+                    "the tokenizer does not append the end token: the gateway does"
                 );
-                special.behind.push(id);
+                special.after.push(id);
             }
         }
         Ok(special)
     }
 
     pub(super) fn ids(&self) -> impl Iterator<Item = u32> {
-        self.before.iter().chain(&self.behind).copied()
+        self.before.iter().chain(&self.after).copied()
     }
 
     pub(super) fn len(&self) -> usize {
-        self.before.len() + self.behind.len()
+        self.before.len() + self.after.len()
     }
 
     /// Puts them around the tokens of a text, which come in pieces.
     pub(super) fn surround(&self, pieces: [&[u32]; 2]) -> Vec<u32> {
         let [first, second] = pieces;
-        [&self.before, first, second, &self.behind].concat()
+        [&self.before, first, second, &self.after].concat()
     }
 }
 
@@ -93,26 +93,26 @@ mod tests {
         })
     }
 
-    fn behind(tokenizer: &HuggingFaceTokenizer, id: Option<u32>) -> Result<Vec<u32>, String> {
+    fn after(tokenizer: &HuggingFaceTokenizer, id: Option<u32>) -> Result<Vec<u32>, String> {
         let end = EndToken { name: "<|endoftext|>", id };
-        SpecialTokens::find(tokenizer, Some(end)).map(|special| special.behind)
+        SpecialTokens::find(tokenizer, Some(end)).map(|special| special.after)
     }
 
     #[test]
     fn an_end_token_that_the_template_lacks_is_appended_once() {
         let words = ["?", "a", "<|endoftext|>", "<|im_end|>"];
         let none = serde_json::Value::Null;
-        assert_eq!(behind(&tokenizer(&words, &none), None), Ok(vec![2]));
-        assert_eq!(behind(&tokenizer(&words, &ends_with("<|endoftext|>", 2)), None), Ok(vec![2]));
-        assert_eq!(behind(&tokenizer(&words, &ends_with("<|im_end|>", 3)), Some(3)), Ok(vec![3, 2]));
+        assert_eq!(after(&tokenizer(&words, &none), None), Ok(vec![2]));
+        assert_eq!(after(&tokenizer(&words, &ends_with("<|endoftext|>", 2)), None), Ok(vec![2]));
+        assert_eq!(after(&tokenizer(&words, &ends_with("<|im_end|>", 3)), Some(3)), Ok(vec![3, 2]));
     }
 
     #[test]
     fn the_end_token_is_that_of_the_configuration_where_the_tokenizer_has_none_of_that_name() {
         let plain = tokenizer(&["?", "a", "</s>"], &serde_json::Value::Null);
-        assert_eq!(behind(&plain, Some(2)), Ok(vec![2]));
+        assert_eq!(after(&plain, Some(2)), Ok(vec![2]));
         for unknown in [None, Some(3)] {
-            assert!(behind(&plain, unknown).unwrap_err().contains("`<|endoftext|>`"), "{unknown:?}");
+            assert!(after(&plain, unknown).unwrap_err().contains("`<|endoftext|>`"), "{unknown:?}");
         }
     }
 

@@ -4,7 +4,7 @@ use tokenizers::Tokenizer as HuggingFaceTokenizer;
 
 use super::special::SpecialTokens;
 
-/// Returns the model's number of tokens where an entry of the vocabulary lies beyond it, so that texts must be looked at.
+/// Returns the model's number of tokens if an entry of the vocabulary is beyond it, so that texts must be looked at.
 ///
 /// A special token beyond it is refused, because every text has it. Of an added one the reference says nothing either, as long
 /// as no text has it: tokenizers are shared by models of several sizes. The error is one line for a person.
@@ -27,7 +27,7 @@ pub(super) fn known_tokens(
     tracing::warn!(
         tokens = beyond,
         vocab_size = vocabulary,
-        "the tokenizer knows tokens that the model does not: texts with one of them are refused"
+        "the tokenizer has tokens that the model lacks: texts containing one are refused"
     );
     Ok(Some(vocabulary))
 }

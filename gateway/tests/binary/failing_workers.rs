@@ -123,7 +123,7 @@ fn a_worker_is_relieved_only_when_it_is_known_whose_fault_its_last_text_was() {
         gateway.signal(Signal::SIGHUP);
         assert_eq!(culprit.join().unwrap().code(), (500, "inference_failed".to_owned()));
     });
-    gateway.logged("worker relieved", |line| line["pid"] == before[0]);
+    gateway.logged("worker replaced", |line| line["pid"] == before[0]);
     embed_right(&gateway, &["a"]);
 }
 

@@ -32,7 +32,7 @@ fn a_successor_that_cannot_start_is_tried_now_and_then_not_again_and_again() {
     gateway.misbehave(&json!({"numbers": "nan", "times": 1, "start_exit": 3}));
     let texts = vec!["a"; 40];
     assert_eq!(gateway.vectors(&texts), vec![support::fake_vector("a"); 40]);
-    gateway.logged("no successor: the worker is kept", |_| true);
+    gateway.logged("replacement failed to start: keeping the current worker", |_| true);
     std::thread::sleep(Duration::from_millis(500));
     assert_eq!(generations(&gateway), before, "an unready successor was counted");
     assert_eq!(restarts(&gateway, "exit"), 1.0, "it was tried more than once");
@@ -57,7 +57,7 @@ fn a_worker_that_is_too_large_is_replaced_even_when_its_first_successor_cannot_s
     // It grows with its first batch, before anybody has looked at it.
     gateway.misbehave(&json!({"grow": 200 << 20, "start_exit": 3}));
     assert_eq!(gateway.embed(&["a"]).status, 200);
-    gateway.logged("no successor: the worker is kept", |_| true);
+    gateway.logged("replacement failed to start: keeping the current worker", |_| true);
     gateway.misbehave(&json!({}));
     gateway.eventually("it is replaced", |gateway| restarts(gateway, "memory") == 1.0);
     assert_ne!(gateway.worker_pids(), before);
@@ -76,7 +76,7 @@ fn sighup_while_a_worker_waits_for_its_next_start_replaces_all_of_them() {
         gateway.eventually("it waits", |gateway| gateway.health()["workers"][0]["state"] == "backoff");
         gateway.misbehave(&json!({}));
         gateway.signal(Signal::SIGHUP);
-        gateway.logged("every worker is replaced", |_| true);
+        gateway.logged("all workers replaced", |_| true);
         assert!(gateway.worker_pids().iter().all(|pid| !before.contains(pid)));
         assert!(!gateway.log_contains("the other workers are kept"));
     }

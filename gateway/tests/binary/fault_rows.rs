@@ -321,7 +321,7 @@ fn row_17_what_a_worker_says_of_its_memory_counts_where_little_of_it_is_resident
     gateway.misbehave(&json!({"footprint": 3_u64 << 30}));
     gateway.eventually("the worker is replaced", |gateway| restarts(gateway, "memory") == 1.0);
     // The successor says so much from the start: the limit is too small for the model.
-    gateway.logged("the memory limit is less than what the model needs: it is ignored", |_| true);
+    gateway.logged("ignoring the memory limit: the model needs more", |_| true);
     assert_ne!(gateway.worker_pids(), before);
     assert_eq!(restarts(&gateway, "memory"), 1.0);
     assert_eq!(gateway.embed(&["a"]).status, 200);

@@ -77,8 +77,8 @@ fn row_14_a_worker_that_the_kernel_kills_for_memory_again_and_again_is_in_a_cras
     assert!((5.0..=6.0).contains(&kills), "{kills}");
     assert_eq!(gateway.metric("akidb_poison_texts_total"), 0.0);
     gateway.logged("worker lost", |line| line["reason"] == "out_of_memory" && line["signal"] == "SIGKILL");
-    let line = gateway
-        .logged("crash loop: the kernel kills the worker again and again because memory is short", |_| true);
+    let line =
+        gateway.logged("crash loop: the kernel keeps killing the worker because memory is short", |_| true);
     assert!(line["hint"].as_str().unwrap().contains("--workers"), "{line}");
     let readiness = gateway.get("/readyz").text;
     assert!(readiness.contains("in a crash loop, last lost: out_of_memory"), "{readiness}");

@@ -117,7 +117,7 @@ fn the_lines_about_workers_that_never_start_are_quoted() {
         &json!({"start_exit": 3, "say": "ImportError: no module named mlx"}),
         &["--workers", "1", "--backoff-first", "1ms"],
     );
-    is_quoted(&gateway.logged("crash loop: the worker ends again and again before it is ready", |_| true));
+    is_quoted(&gateway.logged("crash loop: the worker keeps exiting before it is ready", |_| true));
     is_quoted(&gateway.logged("worker lost", |line| line["exit_code"] == 3));
 }
 
@@ -127,7 +127,7 @@ fn the_line_about_connections_is_quoted() {
     command.args(["--workers", "1"]);
     let gateway = Gateway::start(command, None);
     let _open: Vec<TcpStream> = (0..40).map(|_| TcpStream::connect(gateway.address).unwrap()).collect();
-    is_quoted(&gateway.logged("as many connections are open as the descriptors allow: more wait", |_| true));
+    is_quoted(&gateway.logged("connection limit reached: new connections are waiting", |_| true));
 }
 
 #[test]
@@ -137,14 +137,14 @@ fn the_line_about_a_missing_compiler_is_quoted() {
     command.args(["--model", support::MINILM, "--workers", "1", "--device", "cpu"]);
     command.env("CC", "/bin/false").env("XDG_CACHE_HOME", cache.path());
     let gateway = Gateway::start(command, None);
-    is_quoted(&gateway.logged("worker warns", |line| {
+    is_quoted(&gateway.logged("worker warning", |line| {
         line["warning"].as_str().unwrap().starts_with("MLX computes the model")
     }));
 }
 
 #[test]
 fn a_line_of_the_guide_is_read_as_it_is_meant() {
-    let line = r#"WARN worker lost worker=0 detail=it ended signal="SIGKILL" last_words="a=b c""#;
+    let line = r#"WARN worker lost worker=0 detail=it exited signal="SIGKILL" last_words="a=b c""#;
     let names = ["worker", "detail", "signal", "last_words"].map(str::to_owned).into();
     assert_eq!(parsed(line), Some(("WARN".to_owned(), "worker lost".to_owned(), names)));
     assert!(QUOTED.len() >= 11, "{QUOTED:?}");

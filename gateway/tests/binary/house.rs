@@ -89,7 +89,7 @@ fn only_one_file_spawns_workers_and_only_one_names_status_codes_of_errors() {
         (spawns, names_codes),
         (
             ["inherited.rs", "service/steps.rs", "sidecar/process.rs"].map(str::to_owned).to_vec(),
-            vec!["http/respond.rs".to_owned()]
+            vec!["http/error.rs".to_owned()]
         )
     );
 }

@@ -113,7 +113,7 @@ fn a_model_that_would_be_computed_wrongly_is_refused_with_file_key_and_value() {
 fn a_key_that_is_not_known_is_named_in_the_log_where_it_changes_no_vector() {
     let files = [("config_sentence_transformers.json", json!({"prompts": {}, "colour": "blue"}))];
     let gateway = Gateway::on_model(&files, &json!({}), &["--workers", "1"]);
-    let warning = "the model's files have keys that are not known and not obeyed";
+    let warning = "ignoring unknown keys in the model's files";
     let warned = gateway.logged(warning, |_| true);
     assert_eq!(
         (warned["keys"].as_str(), gateway.count_logged(warning)),
@@ -176,7 +176,7 @@ fn the_pooling_is_read_from_where_the_modules_say() {
 
 #[test]
 fn a_text_ends_with_the_end_token_also_when_the_tokenizer_forgets_it() {
-    const APPENDED: &str = "the tokenizer does not end texts with the end token: the gateway does";
+    const APPENDED: &str = "the tokenizer does not append the end token: the gateway does";
     let tokens = |gateway: &Gateway, text: &str| {
         let answer = gateway.embed(&[text]);
         answer.json()["usage"]["total_tokens"].as_u64().unwrap()
@@ -186,7 +186,7 @@ fn a_text_ends_with_the_end_token_also_when_the_tokenizer_forgets_it() {
     assert_eq!((tokens(&complete, "a"), complete.count_logged(APPENDED)), (3, 0));
     let forgetful = Gateway::on_model(&[qwen3(&json!(28))], &json!({}), &["--workers", "1"]);
     assert_eq!(forgetful.logged(APPENDED, |_| true)["token_id"], 28);
-    // z is token 28: a text that ends with it gets its end token all the same.
+    // z is token 28: a text that ends with it gets its end token anyway.
     assert_eq!((tokens(&forgetful, "a"), tokens(&forgetful, "a z")), (4, 5));
     assert_eq!(tokens(&forgetful, &"a ".repeat(100)), 64);
     let by_hand = complete.embed(&["a"]).vectors();

@@ -80,7 +80,7 @@ fn row_23_bad_json_is_refused_with_a_stable_code() {
         (r#"{"texts":["a","\ud800 b"]}"#, "invalid_json", "text 1: "),
         ("\u{feff}", "invalid_json", "JSON"),
         ("{}", "invalid_request", "texts"),
-        ("[]", "invalid_request", "form"),
+        ("[]", "invalid_request", "not a valid request"),
         (r#"[["a"],null,null,null]"#, "invalid_request", "array"),
         (r#"{"texts":"a"}"#, "invalid_request", "string"),
         (r#"{"texts":[1]}"#, "invalid_request", "text 0: invalid type: integer"),

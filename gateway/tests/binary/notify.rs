@@ -126,7 +126,7 @@ fn the_watchdog_is_fed_without_work_without_workers_and_while_all_connections_ar
     // Room for 22 connections.
     let gateway = manager.start_with_descriptors(150, &json!({}), Some(WATCHDOG));
     manager.until("READY=1");
-    let line = gateway.logged("systemd was told that the gateway is ready", |_| true);
+    let line = gateway.logged("notified systemd: ready", |_| true);
     assert_eq!(line["watchdog_ms"], 900);
     for part in ["accept", "scheduler", "supervisor"] {
         assert!(line["loops"].as_str().unwrap().contains(part), "{line}");
@@ -147,7 +147,7 @@ fn the_watchdog_is_fed_without_work_without_workers_and_while_all_connections_ar
     drop(waiting);
     let connections: Vec<_> =
         (0..40).map(|_| std::net::TcpStream::connect(gateway.address).unwrap()).collect();
-    gateway.logged("as many connections are open as the descriptors allow: more wait", |_| true);
+    gateway.logged("connection limit reached: new connections are waiting", |_| true);
     well("with all connections taken");
     drop(connections);
 }

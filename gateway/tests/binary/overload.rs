@@ -97,12 +97,12 @@ struct Figures {
 /// Tokens of the texts that are offered.
 const TOKENS: usize = 42;
 
-/// Offers so many tokens per second for some time, in requests of five texts.
+/// Offers this many tokens per second for some time, in requests of five texts.
 fn offer(gateway: &Gateway, tokens_per_second: f64, length: Duration) -> Figures {
     offer_requests(gateway, 5, tokens_per_second, length)
 }
 
-/// Does so in requests of so many texts.
+/// Does so in requests of this many texts.
 fn offer_requests(gateway: &Gateway, texts: usize, tokens_per_second: f64, length: Duration) -> Figures {
     let text = ["a"; TOKENS - 2].join(" ");
     let tokens_of_request = u32::try_from(texts * TOKENS).unwrap();

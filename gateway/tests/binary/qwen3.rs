@@ -220,10 +220,10 @@ fn what_is_odd_but_harmless_is_served_and_said_once() {
         let pids = gateway.worker_pids();
         pids.len() == 2 && !pids.contains(&pid)
     });
-    let said = gateway.logged("model warns", |_| true);
+    let said = gateway.logged("model warning", |_| true);
     let warning = said["warning"].as_str().unwrap();
     assert!(warning.contains(r"`\u001b[31mscale`, `alpha`;"), "{warning}");
-    assert_eq!(gateway.count_logged("model warns"), 1);
+    assert_eq!(gateway.count_logged("model warning"), 1);
     assert_eq!(gateway.embed(&["a text"]).status, 200);
 }
 

@@ -111,7 +111,7 @@ fn the_fast_blas_is_in_use_and_the_slow_one_is_warned_of() {
         let worker = &gateway.health()["workers"][0];
         assert_eq!(worker["blas"], "reference");
         assert!(worker["warnings"][0].as_str().unwrap().contains("slower"), "{worker}");
-        gateway.logged("worker warns", |line| line["worker"] == 0);
+        gateway.logged("worker warning", |line| line["worker"] == 0);
     }
 }
 

@@ -126,7 +126,7 @@ fn a_gateway_that_is_killed_while_it_resolves_its_model_leaves_no_process_behind
     assert_eq!(preparing.len(), 1, "{preparing:?}");
     gateway.kill().unwrap();
     gateway.wait().unwrap();
-    // It would give the hub up after 2.5 seconds by itself.
+    // It would give the hub up after 2.5 seconds on its own.
     std::thread::sleep(Duration::from_secs(1));
     assert!(!support::is_alive(preparing[0]));
 }

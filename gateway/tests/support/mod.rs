@@ -445,7 +445,7 @@ fn crc32(bytes: impl Iterator<Item = u8>) -> u32 {
     !bytes.fold(!0, |crc, byte| (0..8).fold(crc ^ u32::from(byte), step))
 }
 
-/// Runs a command that must end by itself; returns its exit code, its standard error, and how long it took.
+/// Runs a command that must end on its own; returns its exit code, its standard error, and how long it took.
 pub fn run_to_end(mut command: Command) -> (i32, String, Duration) {
     let started = Instant::now();
     let mut child = command.stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();

@@ -27,7 +27,7 @@ SYSTEM_LIBRARIES = ("libopenblas.so.0", "libopenblas.so")
 REPLACED_FUNCTIONS = ("cblas_sgemm", "cblas_dgemm", "cblas_cgemm")
 REFERENCE = "reference"
 OFF = "AKIDB_REFERENCE_BLAS"
-"""Set to 1 to see how slow MLX is by itself."""
+"""Set to 1 to see how slow MLX is on its own."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ def to_bytes(values: mx.array) -> memoryview[int]:
 
 
 def address(values: mx.array) -> int:
-    """Return where the values of an evaluated array lie, for as long as it lives."""
+    """Return the address of an evaluated array's values, valid while the array lives."""
     anything: Any = values
     return ctypes.addressof(ctypes.c_char.from_buffer(anything))
 

@@ -32,7 +32,7 @@ class WorkerSettings:
 
 @dataclass(frozen=True)
 class PrepareSettings:
-    """``prepare``, ``models pull``, ``models path``: make a model lie in a local directory, and say where."""
+    """``prepare``, ``models pull``, ``models path``: put a model into a local directory, and print it."""
 
     model: str
     revision: str | None
@@ -40,7 +40,7 @@ class PrepareSettings:
     ends_with_input: bool = False
     asking: Asking = "when_missing"
     for_workers: bool = True
-    """Whether what workers need beside the model is made, too."""
+    """Whether to make what workers need besides the model, too."""
     device: DeviceChoice = "auto"
     """What the workers will compute with."""
 
@@ -104,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     worker.add_argument("--max-tokens", type=_positive, required=True, help="longest text, in tokens")
     worker.add_argument("--worker-id", type=int, default=0, help="number of this worker, for logs")
     worker.add_argument(
-        "--heartbeat-ms", type=_positive, default=HEARTBEAT_MS, help="time between two signs of life"
+        "--heartbeat-ms", type=_positive, default=HEARTBEAT_MS, help="time between two heartbeats"
     )
     worker.add_argument(
         "--cpu-weights",

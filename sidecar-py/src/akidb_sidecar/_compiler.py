@@ -36,7 +36,7 @@ business, and what changes the result (``CPATH``) would have to be part of the l
 
 
 class BuildError(Exception):
-    """The library is not to be had; the message is one line for a person, and says what to do."""
+    """The library is not available; the message is one line for a person, and says what to do."""
 
     def __init__(self, message: str) -> None:
         super().__init__(printable(message))

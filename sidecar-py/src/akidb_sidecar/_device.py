@@ -1,6 +1,6 @@
 """The device that computes: chosen before anything is computed, and before a model's module is imported.
 
-MLX's wheels for macOS name the GPU as their default device even where there is none to be had, as in a
+MLX's wheels for macOS name the GPU as their default device even where none is available, as in a
 virtual machine or a sandbox, and throw when it is first used. So it is used once, here.
 
 This is also where MLX is imported for the first time: after its BLAS, because the first library to define a

@@ -18,7 +18,7 @@ GpuDtype = Literal["float16", "bfloat16", "float32", "stored"]
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """What a loaded engine says of itself."""
+    """What a loaded engine says about itself."""
 
     model_type: str
     dimension: int
@@ -64,10 +64,10 @@ class Engine(Protocol):
 
     @property
     def info(self) -> EngineInfo:
-        """What the engine says of itself."""
+        """What the engine says about itself."""
 
     def steps_done(self) -> int:
-        """Return a number that grows whenever a batch gets on; any thread may ask, at any time."""
+        """Return a number that grows whenever a batch makes progress; any thread may ask, at any time."""
 
     def embed(self, batch: Batch) -> memoryview:
         """Return ``count * dimension`` little-endian ``f32``: pooled, not normalised, in batch order.

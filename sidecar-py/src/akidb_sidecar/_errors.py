@@ -1,4 +1,4 @@
-"""What can go wrong for a reason that a person can mend."""
+"""What can go wrong for a reason that a person can fix."""
 
 import errno
 
@@ -45,7 +45,7 @@ class BatchError(Exception):
 
 
 class DeviceLostError(Exception):
-    """The device failed for a reason that does not lie in the batch; this process cannot use it any more."""
+    """The device failed for a reason unrelated to the batch; this process cannot use it any more."""
 
 
 class OutputError(Exception):

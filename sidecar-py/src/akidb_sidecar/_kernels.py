@@ -144,7 +144,7 @@ class Arena:
         self._next = self._end = 0
 
     def take(self, size_bytes: int) -> Address:
-        """Return where so many bytes fit, behind the piece before wherever there is room."""
+        """Return where this many bytes fit: after the previous piece if there is room."""
         whole_lines = -(-size_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
         if self._next + whole_lines > self._end:
             self._add_block(max(whole_lines, BLOCK_BYTES))
@@ -217,7 +217,7 @@ class Kernels:
     ) -> bytearray:
         """Return ``(texts, width)`` float32 vectors. The lengths must be in range.
 
-        ``inputs`` is where the token ids lie, in range, for BERT, and their rows of the table for Qwen3.
+        ``inputs`` is the address of the token ids, in range, for BERT, and their rows of the table for Qwen3.
         """
         texts = len(lengths) // 4
         vectors = bytearray(texts * model.width * FLOAT_BYTES)

@@ -110,7 +110,7 @@ def check_directory(path: Path, model: str) -> None:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a directory holds a whole model, as far as its own files say."""
+    """Whether a directory holds a whole model, going by its own files."""
     try:
         check_directory(path, "")
     except (ModelError, OSError):
@@ -151,7 +151,9 @@ def _indexed(path: Path) -> list[str]:
         raise ModelError("bad_model", f"`{INDEX}` in `{path}` is not a valid index of files") from error
     for name in names:
         if not isinstance(name, str) or "/" in name or not name.endswith(".safetensors"):
-            raise ModelError("bad_model", f"`{INDEX}` names `{name}`, which is no `*.safetensors` beside it")
+            raise ModelError(
+                "bad_model", f"`{INDEX}` names `{name}`, which is not a `*.safetensors` file next to it"
+            )
     if not names:
         raise ModelError("bad_model", f"`{INDEX}` names no file")
     return names

@@ -54,7 +54,7 @@ def load(
 ) -> Engine:
     """Load the model from a directory in Hugging Face layout.
 
-    ``warnings`` are what the engine is to say of itself besides its own.
+    ``warnings`` are what the engine is to say about itself besides its own.
     """
     mx.set_cache_limit(_cache_limit())
     file = configurations.read(model_path)
@@ -156,7 +156,7 @@ class MlxEngine:
 
     @property
     def info(self) -> EngineInfo:
-        """What the engine says of itself."""
+        """What the engine says about itself."""
         return self._info
 
     def steps_done(self) -> int:

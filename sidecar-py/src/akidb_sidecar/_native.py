@@ -9,7 +9,7 @@ written with it. It is mapped from a private copy: nothing that happens to the f
 running worker, and it does not matter whether the cache is on a file system that forbids execution. What is
 missing, damaged or does not load is compiled anew; where the cache cannot be used, at each start.
 
-On Linux the copy is in memory or reached through its descriptor. macOS has neither: there it lies in a folder
+On Linux the copy is in memory or reached through its descriptor. macOS has neither: there it is in a folder
 to which nobody else can swap the way (:func:`_private_folder.temporary_folders`), and is loaded by its path.
 """
 
@@ -152,7 +152,7 @@ class Library:
                 try:
                     code, errors = run([*command, path], place, [descriptor], OPENBLAS_NUM_THREADS="1")
                 except subprocess.TimeoutExpired:
-                    code, errors = 1, "loading it takes for ever"
+                    code, errors = 1, "loading it takes forever"
                 if code == 0:
                     return
                 reason = reason or errors.rpartition("Error: ")[2].replace(path, "it") or f"signal {-code}"
@@ -208,7 +208,7 @@ def _kept(cache: Folder, name: str) -> bytes | None:
 
 
 def _digest(content: bytes, name: str) -> bytes:
-    """Return what is written behind a library, where a loader does not look."""
+    """Return what is written after a library, where a loader does not look."""
     return hashlib.sha256(name.encode() + b"/" + content).digest()
 
 

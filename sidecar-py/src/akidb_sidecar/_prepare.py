@@ -27,7 +27,7 @@ _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 @dataclass(frozen=True)
 class Prepared:
-    """A model that lies in a local directory."""
+    """A model in a local directory."""
 
     path: str
     source: str

@@ -95,7 +95,7 @@ class Fatal(Message, frozen=True):
 
 
 class Heartbeat(Message, frozen=True):
-    """A sign of life; ``steps_done`` grows whenever the worker gets on with a batch.
+    """A heartbeat; ``steps_done`` grows whenever the worker makes progress on a batch.
 
     ``memory_bytes`` is left out where what is resident of the process says it.
     """
@@ -153,7 +153,7 @@ def decode_header(header: bytes | bytearray | memoryview) -> tuple[int, int]:
 
 
 def decode_body(message_type: int, body: bytes | bytearray | memoryview) -> Message:
-    """Read the msgpack map behind a header."""
+    """Read the msgpack map after a header."""
     name = MESSAGES[message_type].__name__.lower()
     try:
         message: Message = _DECODERS[message_type].decode(body)

@@ -54,7 +54,7 @@ class _WithoutTensors(io.RawIOBase):
         self._file = file.open("rb", buffering=0)
         kept = {name: entry for name, entry in header.items() if name not in left_out}
         text = json.dumps(kept, ensure_ascii=False, separators=(",", ":")).encode()
-        # Where the numbers of a tensor lie is counted from the end of the header: its length stays.
+        # Offsets of a tensor are counted from the end of the header: its length stays.
         self._header = struct.pack("<Q", start - 8) + text.ljust(start - 8)
         if len(self._header) != start:
             raise ValueError("its header cannot be made shorter")

@@ -1,4 +1,4 @@
-"""A worker: hello, load, warm up, ready; then read a batch, embed it, write the answer, for ever."""
+"""A worker: hello, load, warm up, ready; then read a batch, embed it, write the answer, forever."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def _answer(connection: Connection, engine: Engine, message: _protocol.Message) 
 
 
 def _hang(_number: int, _frame: object) -> None:
-    """Stop computing for ever while heartbeats go on: what ``make chaos`` does to a worker."""
+    """Stop computing forever while heartbeats go on: what ``make chaos`` does to a worker."""
     while True:
         time.sleep(3600)
 

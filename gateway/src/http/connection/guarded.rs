@@ -62,7 +62,7 @@ pub(super) struct Guarded<S> {
     probe: Option<Probe>,
     /// Bytes of the next answer that were sent before it was there.
     sent_early: usize,
-    /// Whether the client has ended its stream behind a whole request.
+    /// Whether the client has ended its stream after a whole request.
     has_ended: bool,
 }
 
@@ -160,7 +160,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guarded<S> {
         if state.phase == Phase::Idle {
             state.enter(Phase::Head);
         }
-        // What is pipelined behind a request is not scanned: hyper then takes the chunks, and closes.
+        // What is pipelined after a request is not scanned: hyper then takes the chunks, and closes.
         if state.phase == Phase::Head {
             state.scan.feed(received);
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::http::head::LengthScan;
+use crate::http::framing::LengthScan;
 
 /// How long the parts of a connection may take.
 #[derive(Debug, Clone)]

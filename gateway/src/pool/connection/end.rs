@@ -11,7 +11,7 @@ pub(crate) enum End {
     Closed,
     /// The worker sent something that it must not send.
     Protocol(ProtocolFault),
-    /// The worker gave no sign of life for this long.
+    /// The worker sent no heartbeat for this long.
     Silent(Duration),
     /// A batch made no progress for this long.
     NoProgress(Duration),

@@ -1,7 +1,7 @@
 //! Texts that raise an error, and the question whether the worker can still compute any.
 //!
 //! The texts of a batch that raises an error run again one by one. One that raises an error alone may be the culprit, or
-//! the worker may have lost what it computes with. So it is not answered at once: behind it the worker is sent its warm-up
+//! the worker may have lost what it computes with. So it is not answered at once: first the worker is sent its warm-up
 //! text. A worker that gives a usable vector next, for whatever text, can compute, and the text is the culprit. One that
 //! fails its warm-up text, too, loses its seat, and the texts run again elsewhere. This is asked anew at each such text, so
 //! that not even the first one is answered with an error that is the worker's.
@@ -15,7 +15,7 @@ use crate::error::EmbedError;
 use crate::job::Job;
 use crate::metrics::RestartReason;
 
-/// Failed batches in a row after which a worker that can compute is replaced all the same.
+/// Failed batches in a row after which a worker that can compute is replaced anyway.
 const MOST_FAILURES: u32 = 3;
 /// The longest text of a worker's own warm-up, in tokens, unless the model takes shorter ones only...
 const WARM_UP_TOKENS: usize = 64;

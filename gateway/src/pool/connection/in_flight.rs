@@ -8,7 +8,7 @@ use crate::pool::{Assignment, Start};
 pub(super) enum Work {
     /// Texts that somebody waits for.
     Texts(Assignment),
-    /// The warm-up text, of so many tokens; nobody waits for its vector.
+    /// The warm-up text, of this many tokens; nobody waits for its vector.
     WarmUp(usize),
 }
 

@@ -17,7 +17,7 @@ impl Machine {
         Self { speeds, now }
     }
 
-    /// Each worker computes a batch of so many tokens at its own speed, all at the same time.
+    /// Each worker computes a batch of this many tokens at its own speed, all at the same time.
     fn round(&mut self, batches: &[(u64, usize, f64)], outstanding: usize) {
         let mut ends: Vec<_> = Vec::new();
         for &(seat, tokens, speed) in batches {

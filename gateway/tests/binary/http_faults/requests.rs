@@ -1,4 +1,4 @@
-//! What a request says beside its texts: its id, its time limit, whether texts may be cut; and what is counted.
+//! What a request says apart from its texts: its id, its time limit, whether texts may be cut; and what is counted.
 
 use std::time::{Duration, Instant};
 

@@ -25,7 +25,7 @@ IGNORED = (
     # In which type the weights are stored; here the device decides in which it computes.
     "dtype",
     "torch_dtype",
-    # What the reference gives back beside the last hidden state, and how it comes to it.
+    # What the reference returns in addition to the last hidden state, and how it comes to it.
     "_attn_implementation",
     "_attn_implementation_autoset",
     "_attn_implementation_internal",

@@ -25,7 +25,7 @@ class Layout:
     bits: int
 
     def shape(self, inputs: int) -> tuple[int, int]:
-        """Return words and groups of a row of so many weights."""
+        """Return words and groups of a row of this many weights."""
         if inputs % self.group_size:
             raise ModelError(
                 "bad_model", f"rows of {inputs} weights have no whole number of groups of {self.group_size}"

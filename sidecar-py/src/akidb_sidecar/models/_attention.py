@@ -1,6 +1,6 @@
 """Attention over packed texts, without padding the rest of the network.
 
-Texts lie one after the other, sorted by length. Neighbours of nearly the same length form a *group*; only
+Texts are concatenated, sorted by length. Neighbours of nearly the same length form a *group*; only
 inside a group are they padded, to its longest text, so the waste is bounded by :data:`LARGEST_WASTE`. Which
 token goes where is found once for a batch and serves every layer: one gather lays out all groups, one brings
 their results back.
@@ -48,7 +48,7 @@ class Scope:
     """Which tokens of its text a token sees: all by default."""
 
     window: int | None = None
-    """To at most so many tokens before and after it."""
+    """To at most this many tokens before and after it."""
     is_causal: bool = False
     """Only to itself and those before it."""
 
@@ -113,7 +113,7 @@ class PackedAttention:
         texts, longest, size = group.texts, group.longest, parts[0].shape[-1]
         is_fused = size in FUSED_SIZES
         if not is_fused:
-            # Or every product would copy what it reads: it takes rows that lie one after the other.
+            # Or every product would copy what it reads: it needs contiguous rows.
             parts = [mx.contiguous(part) for part in parts]
         query, key, value = _cut(parts, counts)
         blocks = []
@@ -186,7 +186,7 @@ def _of_group(group: Group, x: mx.array) -> mx.array:
 
 
 def _cut(parts: Sequence[mx.array], counts: tuple[int, ...]) -> list[mx.array]:
-    """Cut what lies one after the other along the heads."""
+    """Split concatenated projections along the heads."""
     pieces: list[mx.array] = []
     for part in parts:
         start = 0

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class KernelBert:
-    """The encoder with its pooling. Its weights lie in one piece of memory, in the order of reading."""
+    """The encoder with its pooling. Its weights are one block of memory, in the order of reading."""
 
     def __init__(self, kernels: Kernels, parameters: Parameters) -> None:
         """Take the parameters' layers one by one, so that no weight is held twice."""

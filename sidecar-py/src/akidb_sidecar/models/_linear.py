@@ -45,7 +45,7 @@ class Linear:
 
 @dataclass(frozen=True)
 class Linears:
-    """Several linear layers with one input; their outputs lie one after the other."""
+    """Several linear layers with one input; their outputs are concatenated."""
 
     parts: tuple[Linear, ...]
 

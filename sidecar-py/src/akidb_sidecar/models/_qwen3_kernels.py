@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class KernelQwen3:
-    """The decoder with its pooling. Its weights lie in one piece of memory, in the order of reading."""
+    """The decoder with its pooling. Its weights are one block of memory, in the order of reading."""
 
     def __init__(
         self, kernels: Kernels, parameters: Parameters, max_tokens: int, *, keep_quantized: bool

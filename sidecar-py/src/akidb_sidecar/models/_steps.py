@@ -1,4 +1,4 @@
-"""Long batches are evaluated in steps, so that somebody can see how they get on, and memory stays small."""
+"""Long batches are evaluated in steps, so that somebody can see their progress, and memory stays small."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 TOKENS_PER_STEP = 1024
 """Batches with more tokens are evaluated layer by layer."""
 NUMBERS_PER_STEP = 0 if ON_CPU else 1 << 20
-"""Only if a layer gives more than so many. On a GPU a step costs 0.3 ms, so small models do without; large
+"""Only if a layer gives more than this many. On a GPU a step costs 0.3 ms, so small models do without; large
 ones cannot: for 8,192 tokens an H100 that was given all layers of Qwen3-Embedding-0.6B at once took 14 GB."""
 
 

@@ -1,7 +1,7 @@
 """ModernBERT: BERT with what was learned since, and for texts of 8,192 tokens.
 
 Warner et al. 2024, https://arxiv.org/abs/2412.13663. Layers of attention with rotary positions and of a
-gated feed-forward, each behind a layer norm and beside a residual, without biases. Some layers attend to all
+gated feed-forward, each after a layer norm and with a residual, without biases. Some layers attend to all
 of a text, the others to a window around each token, with rotary angles of their own. Linear layers run over
 the real tokens of all texts at once; only attention knows texts (see ``_attention``).
 """

@@ -1,8 +1,8 @@
 """Qwen3, the decoder behind Qwen3-Embedding: the last token has seen all of its text and speaks for it.
 
 Yang et al. 2025, https://arxiv.org/abs/2505.09388, and Zhang et al. 2025, https://arxiv.org/abs/2506.05176.
-Layers of causal attention with grouped heads and rotary positions, and of a gated feed-forward, each behind a
-root-mean-square norm and beside a residual; the queries and keys of every head are normed, too. Linear layers
+Layers of causal attention with grouped heads and rotary positions, and of a gated feed-forward, each after a
+root-mean-square norm and with a residual; the queries and keys of every head are normed, too. Linear layers
 run over the real tokens of all texts at once; only attention knows texts (see ``_attention``).
 """
 

@@ -34,7 +34,7 @@ enum {
         for (long lane = 0; lane < PANEL; lane += LANES)   \
             store((c) + row * (stride) + lane, function(load((c) + row * (stride) + lane)))
 
-/* A panel as numbers: where it lies, or made of codes in the scratch. */
+/* A panel as numbers: as stored, or decoded into the scratch. */
 static const float *panel_of(const struct akidb_matrix *matrix, int64_t depth, int64_t panel, float *restrict scratch) {
     if (matrix->numbers) return matrix->numbers + panel * PANEL * depth;
     int64_t groups = depth / matrix->group;

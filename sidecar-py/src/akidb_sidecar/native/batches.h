@@ -36,7 +36,7 @@ struct network {
     const void *model;
     int64_t width;
     int64_t deepest; /* rows of the tallest matrix that is stored as codes; 0 without any */
-    /* Memory that `encode` needs for so many rows, in texts of at most `longest` tokens. */
+    /* Memory that `encode` needs for this many rows, in texts of at most `longest` tokens. */
     int64_t (*floats)(const void *model, int64_t rows, int64_t longest, int threads);
     /* Returns [rows][width] in the chunk's memory: what is to be pooled. */
     const float *(*encode)(struct chunk *chunk);

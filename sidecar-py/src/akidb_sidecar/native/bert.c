@@ -11,7 +11,7 @@
 #include "batches.h"
 #include "threads.h"
 
-/* A chunk, and where in its memory things lie. */
+/* A chunk, and the layout of its memory. */
 struct encoder {
     struct chunk *chunk;
     const struct akidb_bert *bert;

@@ -6,7 +6,7 @@
 #include <stdint.h>
 
 /* A matrix of `depth` rows and some multiple of akidb_panel() columns, stored panel by panel, see products.h: as numbers,
- * or as codes of 4 or 8 bits, of which each stands for code * scale + shift. Codes of 4 bits lie in pairs: the byte of a
+ * or as codes of 4 or 8 bits, of which each stands for code * scale + shift. Codes of 4 bits are stored in pairs: the byte of a
  * column has that of an even row in its lower half, that of the next row in its upper one. */
 struct akidb_matrix {
     const float *numbers;        /* [panels][depth][panel], or NULL */

@@ -1,9 +1,9 @@
-/* Qwen3's decoder: layers of causal attention and gated feed-forward, each behind a root-mean-square norm and added to
+/* Qwen3's decoder: layers of causal attention and gated feed-forward, each after a root-mean-square norm and added to
  * its input.
  *
  * Several heads of queries share one head of keys and values. The queries and keys of every head are normed and turned
  * by their position. Products start from the bias and add to the residual, and the gate is applied, while a tile is in
- * the first-level cache. A token sees the tokens before it, so the scores behind it are never computed, but for those
+ * the first-level cache. A token sees the tokens before it, so the scores after it are never computed, but for those
  * of its tile.
  */
 
@@ -17,7 +17,7 @@
 /* Rows of one head of one text that are one item: what a thread does before somebody sees that it got on. */
 enum { QUERY_ROWS = 512 };
 
-/* A chunk, and where in its memory things lie. */
+/* A chunk, and the layout of its memory. */
 struct decoder {
     struct chunk *chunk;
     const struct akidb_qwen3 *qwen3;
@@ -62,7 +62,7 @@ static void norm_rows(const struct decoder *d, const float *weight, const float 
     share(d->chunk->threads, norm_item, &job, (rows + NORM_ROWS - 1) / NORM_ROWS);
 }
 
-/* Norm a head and turn its pairs of numbers, which lie half a head apart. */
+/* Norm a head and turn its pairs of numbers, which are half a head apart. */
 static void turn_head(float *restrict head, const float *weight, const float *cosines, const float *sines, int64_t size,
                       float epsilon) {
     float scale = inverse_length(head, size, epsilon);

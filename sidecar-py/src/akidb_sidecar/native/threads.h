@@ -7,7 +7,7 @@
 
 enum { MOST_THREADS = 64 };
 
-/* Items done so far, by all threads: it grows while a job gets on. Others may read it at any time. */
+/* Items done so far, by all threads: it grows while a job makes progress. Others may read it at any time. */
 extern uint64_t akidb_steps_done;
 
 /* Does one item. `thread` is below the number of threads that share the job and differs between those at work. */

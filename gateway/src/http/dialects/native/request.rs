@@ -11,7 +11,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Seq
 
 use crate::Pooling;
 use crate::error::{EmbedError, shorten};
-use crate::http::respond::RequestError;
+use crate::http::error::RequestError;
 use crate::manager::{EmbedRequest, Prompt, TruncationDirection};
 
 /// Levels of arrays and objects that a body may have.
@@ -48,7 +48,7 @@ struct EmbedBody {
     truncation_direction: Option<Option<TruncationDirection>>,
 }
 
-/// Reads an [`EmbedBody`] with at most so many texts, and notes what a parser's error does not say.
+/// Reads an [`EmbedBody`] with at most this many texts, and notes what a parser's error does not say.
 struct Reader {
     most_texts: usize,
     /// The text being read.
@@ -146,7 +146,7 @@ impl<'de> Visitor<'de> for Texts<'_> {
     }
 }
 
-/// Reads the request's JSON, as long as it has at most so many texts.
+/// Reads the request's JSON, as long as it has at most this many texts.
 pub(crate) fn parse(body: &[u8], most_texts: usize) -> Result<EmbedRequest, RequestError> {
     if let Some(encoding) = foreign_encoding(body) {
         return Err(RequestError::InvalidJson(format!("it is encoded as {encoding}, send it as UTF-8")));
@@ -202,13 +202,13 @@ fn prompt(name: Option<String>, instruction: Option<String>) -> Result<Prompt, R
     }
 }
 
-/// A number of dimensions, as far as it is one.
+/// Converts the JSON number to a count, if it is one.
 fn dimensions(number: &serde_json::Number) -> Result<usize, RequestError> {
     let whole = number.as_u64().and_then(|whole| usize::try_from(whole).ok());
     whole.ok_or_else(|| RequestError::InvalidDimensions(shorten(&number.to_string())))
 }
 
-/// The encoding of a body that is not in UTF-8, by its byte order mark or by the zero bytes beside its first character.
+/// The encoding of a body that is not in UTF-8, by its byte order mark or by the zero bytes next to its first character.
 fn foreign_encoding(body: &[u8]) -> Option<&'static str> {
     match body {
         [0xff, 0xfe, 0, 0, ..] | [0, 0, 0xfe, 0xff, ..] => Some("UTF-32"),

@@ -1,78 +1,69 @@
-//! The JSON of an answer, written piece by piece while the client takes it.
+//! A response, written piece by piece while the client takes it.
 //!
 //! A number is 4 bytes in a vector and about 12 in JSON, so what a slow client has not taken yet stays a vector.
 
-use serde::Serialize;
-
+use crate::http::dialects::Dialect;
 use crate::manager::{Embeddings, ModelInfo};
 
 /// Length of a number in JSON, comma included, rounded up.
 pub(super) const BYTES_PER_NUMBER: usize = 14;
-/// Length of everything else in an answer, rounded up where the model's name is not very long.
-const BYTES_BESIDE_NUMBERS: usize = 256;
+/// Length of everything else in a response, rounded up unless the model's name is very long.
+const OTHER_BYTES: usize = 256;
 
-/// What stands before the vectors.
-const OPENING: &[u8] = b"{\"embeddings\":[";
-
-/// What stands behind the vectors.
-#[derive(Serialize)]
-struct Rest<'a> {
-    model: &'a str,
-    dimension: usize,
-    usage: Usage,
+/// How a dialect writes vectors.
+pub(crate) trait ResponseForm: Send + std::fmt::Debug {
+    /// Writes what comes before the first vector.
+    fn open(&mut self, bytes: &mut Vec<u8>);
+    /// Writes a vector, with what separates it from the one before.
+    fn vector(&mut self, bytes: &mut Vec<u8>, index: usize, vector: &[f32]);
+    /// Writes what comes after the last vector.
+    fn close(&mut self, bytes: &mut Vec<u8>);
+    /// Length of that, about.
+    fn closing_bytes(&self) -> usize;
 }
 
-#[derive(Serialize)]
-struct Usage {
-    total_tokens: u64,
-    truncated: usize,
-    duration_ms: u64,
-}
-
-/// Writes one answer.
+/// Writes one response.
 #[derive(Debug)]
 pub(crate) struct Writer {
-    vectors: std::vec::IntoIter<Vec<f32>>,
+    form: Box<dyn ResponseForm>,
+    vectors: std::iter::Enumerate<std::vec::IntoIter<Vec<f32>>>,
     dimension: usize,
-    /// What stands before the next vector.
-    separator: &'static [u8],
-    /// What stands behind the vectors, until it is written.
-    rest: Option<Vec<u8>>,
+    is_open: bool,
+    is_done: bool,
 }
 
 impl Writer {
-    pub(crate) fn new(embeddings: Embeddings, info: &ModelInfo) -> Self {
-        let Embeddings { vectors, dimension, total_tokens, truncated, duration } = embeddings;
-        let duration_ms = u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
-        let usage = Usage { total_tokens, truncated, duration_ms };
-        let rest = Rest { model: &info.model, dimension, usage };
-        let rest = serde_json::to_vec(&rest).expect("our own answers are valid JSON: this is a bug");
-        Self { vectors: vectors.into_iter(), dimension, separator: OPENING, rest: Some(rest) }
+    pub(crate) fn new(dialect: &dyn Dialect, embeddings: Embeddings, info: &ModelInfo) -> Self {
+        let form = dialect.form(&embeddings, info);
+        let Embeddings { vectors, dimension, .. } = embeddings;
+        Self { form, vectors: vectors.into_iter().enumerate(), dimension, is_open: false, is_done: false }
     }
 
     /// Whether nothing is left to be written.
     pub(crate) fn is_done(&self) -> bool {
-        self.rest.is_none()
+        self.is_done
     }
 
-    /// The next bytes: at least so many, unless they are the last. `None` after these.
+    /// The next bytes: at least this many, unless they are the last. `None` after these.
     pub(crate) fn next(&mut self, least_bytes: usize) -> Option<Vec<u8>> {
-        let rest = self.rest.as_ref()?;
-        let all = self.vectors.len() * self.dimension * BYTES_PER_NUMBER + BYTES_BESIDE_NUMBERS + rest.len();
+        if self.is_done {
+            return None;
+        }
+        let all =
+            self.vectors.len() * self.dimension * BYTES_PER_NUMBER + OTHER_BYTES + self.form.closing_bytes();
         let with_last_vector = least_bytes.saturating_add(self.dimension * BYTES_PER_NUMBER);
         let mut bytes = Vec::with_capacity(all.min(with_last_vector));
+        if !self.is_open {
+            self.is_open = true;
+            self.form.open(&mut bytes);
+        }
         while bytes.len() < least_bytes {
-            if let Some(vector) = self.vectors.next() {
-                bytes.extend_from_slice(std::mem::replace(&mut self.separator, b","));
-                serde_json::to_writer(&mut bytes, &vector).expect("numbers are valid JSON: this is a bug");
-            } else {
-                if self.separator == OPENING {
-                    bytes.extend_from_slice(OPENING);
-                }
-                bytes.extend_from_slice(b"],");
-                bytes.extend_from_slice(&self.rest.take()?[1..]);
+            let Some((index, vector)) = self.vectors.next() else {
+                self.form.close(&mut bytes);
+                self.is_done = true;
                 break;
-            }
+            };
+            self.form.vector(&mut bytes, index, &vector);
         }
         Some(bytes)
     }
@@ -85,6 +76,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::http::dialects::native::Native;
 
     fn writer(texts: usize, dimension: usize) -> Writer {
         #[expect(clippy::cast_precision_loss, reason = "the numbers are small")]
@@ -92,7 +84,7 @@ mod tests {
         let duration = Duration::from_micros(1001);
         let embeddings = Embeddings { vectors, dimension, total_tokens: 7, truncated: 1, duration };
         let info = ModelInfo { model: "a \"model\"".to_owned(), dimension, max_tokens: 64 };
-        Writer::new(embeddings, &info)
+        Writer::new(&Native, embeddings, &info)
     }
 
     #[test]
