@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from bench import environments, plot, report, systems
 from bench.acceptance import targets
 from bench.measure import IN_PROCESS, Corpus, Plan, Rounds
+from bench.options import some_of
 from bench.processes import REPOSITORY, WORKPLACE, ChildError, run_command
 from bench.progress import Progress
 
@@ -69,14 +70,6 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parser(names: Sequence[str]) -> argparse.ArgumentParser:
-    def some(text: str) -> list[str]:
-        chosen = text.split(",")
-        unknown = [name for name in chosen if name not in names]
-        if unknown:
-            problem = f"`{unknown[0]}` is none of {', '.join(names)}"
-            raise argparse.ArgumentTypeError(problem)
-        return chosen
-
     parser = argparse.ArgumentParser(
         prog="make bench BENCH_ARGS=...",
         description="akidb-gateway compared with its peers, in one run, in one table.",
@@ -84,7 +77,7 @@ def _parser(names: Sequence[str]) -> argparse.ArgumentParser:
     off = ", ".join(systems.NOT_BY_DEFAULT)
     parser.add_argument(
         "--only",
-        type=some,
+        type=some_of(names),
         metavar="NAMES",
         help=f"systems, with commas; default: all but {off}. All: {', '.join(names)}",
     )

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from bench import environments, texts
+from bench.options import some_of
 from bench.processes import REPOSITORY, ChildError, run_command
 from bench.progress import Progress
 
@@ -223,13 +224,6 @@ def _faults(faults: list[Fault]) -> list[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    def kinds(text: str) -> list[str]:
-        chosen = text.split(",")
-        if not set(chosen) <= set(FAULTS):
-            problem = f"`{text}` is not some of {', '.join(FAULTS)}"
-            raise argparse.ArgumentTypeError(problem)
-        return chosen
-
     parser = argparse.ArgumentParser(prog="make chaos CHAOS_ARGS=...", description=__doc__)
     seconds = float(os.environ.get("CHAOS_SECONDS") or 60)
     parser.add_argument(
@@ -243,7 +237,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--deadline", type=float, default=DEADLINE_SECONDS, help=what)
     parser.add_argument("--workers", type=int, default=2, help="worker processes (default: 2)")
     parser.add_argument(
-        "--faults", type=kinds, default=list(FAULTS), help="which, with commas (default: all)"
+        "--faults", type=some_of(FAULTS), default=list(FAULTS), help="which, with commas (default: all)"
     )
     parser.add_argument("--seed", type=int, default=1, help="chooses the workers")
     return parser

@@ -7,6 +7,7 @@ import json
 import signal
 from typing import TYPE_CHECKING
 
+from bench.options import some_of
 from bench.processes import REPOSITORY, run_command
 from bench.progress import Progress
 
@@ -47,18 +48,11 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    def some(text: str) -> list[str]:
-        chosen = text.split(",")
-        if not set(chosen) <= set(NAMES):
-            problem = f"`{text}` is not some of {', '.join(NAMES)}"
-            raise argparse.ArgumentTypeError(problem)
-        return chosen
-
     parser = argparse.ArgumentParser(prog="make overload OVERLOAD_ARGS=...", description=__doc__)
     seconds = "time of each load, at least (default: 10)"
     parser.add_argument("--seconds", type=float, default=10, help=seconds)
     only = f"some of {', '.join(NAMES)}; with fewer than all docs/ is left as it is"
-    parser.add_argument("--only", type=some, default=list(NAMES), metavar="RUNS", help=only)
+    parser.add_argument("--only", type=some_of(NAMES), default=list(NAMES), metavar="RUNS", help=only)
     return parser
 
 

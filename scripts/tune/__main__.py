@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from bench import environments
 from bench.figures import medians
+from bench.options import some_of
 from bench.processes import run_command
 from bench.progress import Progress
 from stress.verdict import table
@@ -85,18 +86,13 @@ def _overload_page(measured: dict[float, dict[str, float]]) -> list[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    def some(text: str) -> list[str]:
-        chosen = text.split(",")
-        if not set(chosen) <= set(NAMES):
-            problem = f"`{text}` is not some of {', '.join(NAMES)}"
-            raise argparse.ArgumentTypeError(problem)
-        return chosen
-
     parser = argparse.ArgumentParser(prog="make tune TUNE_ARGS=...", description=__doc__)
     parser.add_argument("--model", type=Path, help="folder of a model (default: all-minilm-l6-v2)")
     workers = "where the number of workers is not what is compared (default: one per core, at most 4)"
     parser.add_argument("--workers", type=int, default=min(4, os.cpu_count() or 1), help=workers)
-    parser.add_argument("--only", type=some, default=list(NAMES), help=f"some of {', '.join(NAMES)}")
+    parser.add_argument(
+        "--only", type=some_of(NAMES), default=list(NAMES), help=f"some of {', '.join(NAMES)}"
+    )
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"of everything (default: {ROUNDS})")
     seconds = f"of each measurement (default: {SECONDS:g})"
     parser.add_argument("--seconds", type=float, default=SECONDS, help=seconds)
