@@ -301,7 +301,7 @@ impl Metrics {
                 Unit::Bytes,
                 Family::default(),
             ),
-            registry: Mutex::default(),
+            registry: Mutex::new(registry),
         };
         for status in [Status::Success, Status::Error] {
             drop(metrics.requests.get_or_create(&StatusLabel { status: status.name() }));
@@ -309,7 +309,7 @@ impl Metrics {
         for (_, reason) in RestartReason::ALL {
             drop(metrics.restarts.get_or_create(&ReasonLabel { reason }));
         }
-        Self { registry: Mutex::new(registry), ..metrics }
+        metrics
     }
 
     /// Adds the build information, once it is known which model is served.

@@ -243,17 +243,16 @@ class Rounds:
         self, server: Server, port: int, shape: str, per_request: int, connections: int
     ) -> dict[str, Any]:
         # Another round, other texts: a server that remembers texts shall not profit from the round before.
-        flags = {
-            "address": f"127.0.0.1:{port}",
-            "path": server.path,
-            "bodies": str(self._corpus.bodies(server, shape, per_request)),
-            "skip": str(self._index * CORPUS[shape] // per_request // 3),
-            "connections": str(connections),
-            "warm-up": str(self._plan.warm_up),
-            "seconds": str(self._plan.seconds),
-        }
-        words = [word for name, value in flags.items() for word in (f"--{name}", value)]
-        report: dict[str, Any] = json.loads(environments.run([str(systems.LOAD), "run", *words], "load"))
+        command = systems.load_command(
+            f"127.0.0.1:{port}",
+            server.path,
+            self._corpus.bodies(server, shape, per_request),
+            skip=self._index * CORPUS[shape] // per_request // 3,
+            connections=connections,
+            warm_up=self._plan.warm_up,
+            seconds=self._plan.seconds,
+        )
+        report: dict[str, Any] = json.loads(environments.run(command, "load"))
         if not report["requests"]:
             raise ChildError(f"no request succeeded at {connections} connections: {report['first_error']}")
         return report

@@ -42,7 +42,7 @@ def summarize(rounds: Sequence[Round], plan: Plan, corpus: Corpus) -> dict[str, 
         facts.append({"system": name, "about": abouts.get(name, "in process"), **medians(measured)})
     return {
         "machine": {
-            "processor": _processor(),
+            "processor": processor(),
             "cores": os.cpu_count(),
             "system": f"{platform.system()} {platform.machine()}",
             "matmul_peak_flops": {str(threads): flops for threads, flops in peak.items()},
@@ -210,7 +210,8 @@ def _cosine(one: list[float], other: list[float]) -> float:
     return sum(a * b for a, b in zip(one, other, strict=True)) / lengths
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Return the processor's name."""
     if sys.platform == "darwin":
         return environments.run(["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"], "sysctl").strip()
     # Where Linux names the processor at all.

@@ -19,6 +19,14 @@ ECHO_WORKER = REPOSITORY / "scripts" / "bench" / "echo.py"
 NATIVE_PATH = "/api/v1/embed"
 
 
+def load_command(address: str, path: str, bodies: Path, **flags: float) -> list[str]:
+    """Return the command of a closed loop; ``flags`` are those of ``load run``."""
+    words = [str(LOAD), "run", "--address", address, "--path", path, "--bodies", str(bodies)]
+    for name, value in flags.items():
+        words += [f"--{name.replace('_', '-')}", str(value)]
+    return words
+
+
 @dataclass(frozen=True)
 class Server:
     """One server. ``environment`` names the peers' environment that it needs."""

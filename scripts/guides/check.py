@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import shutil
 import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
 from bench.processes import REPOSITORY, ChildError
 from bench.systems import GATEWAY
-from platforms.pieces import FailedError, MissingError, output, run_checks, say
+from platforms.pieces import FailedError, need, output, run_checks, say
 
 from guides import page
 from guides.surroundings import Surroundings
@@ -26,8 +25,8 @@ PAGES = (
 )
 CI = REPOSITORY / ".ci" / "run"
 METRICS = REPOSITORY / "docs" / "METRICS.md"
-PROGRAMS = {"curl": "curl", "haproxy": "haproxy", "wrk": "wrk"}
-"""What the guides need besides a checkout, and the packages of Debian that have it."""
+PROGRAMS = ("curl", "haproxy", "wrk")
+"""What the guides need besides a checkout; the packages of Debian are called the same."""
 
 
 def main() -> int:
@@ -62,10 +61,9 @@ def check_names(path: Path) -> None:
 def check_commands(path: Path) -> None:
     """Run every command of a page, in its order."""
     commands = page.commands(path)
-    for program, package in PROGRAMS.items():
-        needed = any(program in command.words for command in commands)
-        if needed and shutil.which(program) is None:
-            raise MissingError(f"{program} is missing (Debian: apt-get install {package})")
+    for program in PROGRAMS:
+        if any(program in command.words for command in commands):
+            need(program, program)
     by_ci = set(re.findall(r"^(?:[A-Z_]+=\S+ )?make ([a-z0-9-]+)", CI.read_text(), re.MULTILINE))
     with Surroundings() as surroundings:
         for command in commands:

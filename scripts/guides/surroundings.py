@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from bench.processes import PYTHON, REPOSITORY, Child, environment_for_children, free_port
+from bench.processes import REPOSITORY, Child, environment_for_children, free_port
 from bench.systems import GATEWAY
 from fake_hub import FakeHub
 
@@ -53,31 +53,13 @@ class Surroundings:
     """Runs commands. Leaving the ``with`` block ends whatever they started."""
 
     def __enter__(self) -> Self:
-        self._ends = contextlib.ExitStack()
         self._gateways: dict[int, Child] = {}
+        self._port, self._prompts_port = free_port(), free_port()
         with contextlib.ExitStack() as ends:
             home = Path(ends.enter_context(tempfile.TemporaryDirectory(prefix="akidb-guides-")))
             hub = ends.enter_context(FakeHub(HUB_MODEL))
+            self._environment = _environment(home, hub.address) | {"AKIDB_LISTEN": f"127.0.0.1:{self._port}"}
             self._ends = ends.pop_all()
-        self._port, self._prompts_port = free_port(), free_port()
-        (home / ".curlrc").write_text(f'write-out = "{STATUS}"\n')
-        programs = home / "stand-ins"
-        programs.mkdir()
-        for name, body in STAND_INS.items():
-            (programs / name).write_text(f"#!/bin/sh\n{body}\n")
-            (programs / name).chmod(0o755)
-        self._environment = environment_for_children() | SHORT_FORMS
-        self._environment |= {
-            "HOME": str(home),
-            "HF_ENDPOINT": hub.address,
-            "HF_HUB_OFFLINE": "0",
-            # The toolchain, and what was compiled for this machine once.
-            **{name: os.environ.get(name, str(Path.home() / folder)) for name, folder in KEPT.items()},
-            "AKIDB_PYTHON": str(PYTHON),
-            "AKIDB_LISTEN": f"127.0.0.1:{self._port}",
-            "PATH": f"{programs}:{self._environment['PATH']}",
-        }
-        del self._environment["PYTHONPATH"]
         return self
 
     def __exit__(
@@ -118,6 +100,24 @@ class Surroundings:
     def _stop(self, port: int) -> None:
         if port in self._gateways:
             self._gateways.pop(port).__exit__(None, None, None)
+
+
+def _environment(home: Path, hub: str) -> dict[str, str]:
+    """Fill a home folder, and return what a command gets: nothing of this machine but its toolchain."""
+    (home / ".curlrc").write_text(f'write-out = "{STATUS}"\n')
+    programs = home / "stand-ins"
+    programs.mkdir()
+    for name, body in STAND_INS.items():
+        (programs / name).write_text(f"#!/bin/sh\n{body}\n")
+        (programs / name).chmod(0o755)
+    environment = environment_for_children()
+    # A gateway finds its Python as a person's does.
+    del environment["PYTHONPATH"]
+    # The toolchain, and what was compiled for this machine once.
+    kept = {name: os.environ.get(name, str(Path.home() / folder)) for name, folder in KEPT.items()}
+    path = f"{programs}:{environment['PATH']}"
+    mine = {"HOME": str(home), "HF_ENDPOINT": hub, "HF_HUB_OFFLINE": "0", "PATH": path}
+    return environment | SHORT_FORMS | kept | mine
 
 
 def _wrong(command: Command, done: subprocess.CompletedProcess[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -25,6 +26,12 @@ class MissingError(Exception):
 
 class FailedError(Exception):
     """A check found something, or a command failed; the message says which one."""
+
+
+def need(program: str, package: str) -> None:
+    """Say that a program is missing, and in which package of Debian it is."""
+    if shutil.which(program) is None:
+        raise MissingError(f"{program} is missing (Debian: apt-get install {package})")
 
 
 def run(

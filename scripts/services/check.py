@@ -6,13 +6,12 @@ What needs a program that is missing is said loudly; in continuous integration t
 from __future__ import annotations
 
 import re
-import shutil
 import sys
 import tempfile
 from pathlib import Path
 
 from bench.processes import REPOSITORY, ChildError
-from platforms.pieces import FailedError, MissingError, output, run_checks
+from platforms.pieces import FailedError, need, output, run_checks
 
 from services import failover
 
@@ -78,12 +77,6 @@ def check_failover() -> None:
         raise FailedError(str(error)) from error
     if failed:
         raise FailedError("; ".join(failed))
-
-
-def need(program: str, package: str) -> None:
-    """Say that a program is missing, and in which package of Debian it is."""
-    if shutil.which(program) is None:
-        raise MissingError(f"{program} is missing (Debian: apt-get install {package})")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench import environments
 from bench.processes import Child, fetch
-from bench.systems import LOAD
+from bench.systems import LOAD, load_command
 
 from stress.gateway import PATH
 
@@ -52,9 +52,15 @@ def record(gateway: Gateway, requests: Sequence[Sequence[str]], folder: Path) ->
 
 def capacity(gateway: Gateway, recording: Recording, seconds: float) -> float:
     """Return the tokens per second of a closed loop."""
-    flags = [*_where(gateway, recording), "--connections", str(CAPACITY_CONNECTIONS)]
-    flags += ["--warm-up", str(CAPACITY_WARM_UP_SECONDS), "--seconds", str(seconds)]
-    report = json.loads(environments.run([str(LOAD), "run", *flags], "load"))
+    command = load_command(
+        gateway.address,
+        PATH,
+        recording.bodies,
+        connections=CAPACITY_CONNECTIONS,
+        warm_up=CAPACITY_WARM_UP_SECONDS,
+        seconds=seconds,
+    )
+    report = json.loads(environments.run(command, "load"))
     rate: float = report["tokens_per_second"]
     return rate
 

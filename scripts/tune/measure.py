@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bench import environments, texts
 from bench.measure import Corpus
 from bench.processes import REPOSITORY, Child, ChildError, memory_bytes, tree
-from bench.systems import LOAD, Server
+from bench.systems import Server, load_command
 from stress import load as recordings
 from stress.gateway import PATH, Gateway
 
@@ -85,12 +85,11 @@ class Tuner:
             yield
 
     def _command(self, gateway: Gateway, load: Load, *, endless: bool = False) -> list[str]:
-        flags = {
-            "address": gateway.address,
-            "path": PATH,
-            "bodies": str(self._corpus.bodies(self._server, load.shape, load.per_request)),
-            "connections": str(load.connections),
-            "warm-up": str(self._seconds / 3),
-            "seconds": str(3600 if endless else self._seconds),
-        }
-        return [str(LOAD), "run", *(word for name, value in flags.items() for word in (f"--{name}", value))]
+        return load_command(
+            gateway.address,
+            PATH,
+            self._corpus.bodies(self._server, load.shape, load.per_request),
+            connections=load.connections,
+            warm_up=self._seconds / 3,
+            seconds=3600 if endless else self._seconds,
+        )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench import texts
 from bench.processes import REPOSITORY, ChildError
-from bench.systems import LOAD
+from bench.systems import load_command
 from stress.gateway import PATH
 
 if TYPE_CHECKING:
@@ -90,8 +90,7 @@ def _own(address: str, run: Run, workplace: Path) -> dict[str, Any]:
         for text in texts.generate("short", BODIES):
             body = json.dumps({"texts": [text]})
             file.write(json.dumps({"texts": 1, "tokens": 1, "body": body}) + "\n")
-    words = [str(LOAD), "run", "--address", address, "--path", PATH, "--bodies", str(bodies)]
-    words += ["--connections", str(run.connections), "--warm-up", "0", "--seconds", str(run.seconds)]
+    words = load_command(address, PATH, bodies, connections=run.connections, warm_up=0, seconds=run.seconds)
     report = json.loads(_output(words, os.environ))
     names = ("requests_per_second", "p50_ms", "p95_ms", "p99_ms")
     busy = int(BUSY in str(report["first_error"]).lower())

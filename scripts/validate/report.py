@@ -8,11 +8,11 @@ import subprocess
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import environments
 from bench.processes import REPOSITORY
+from bench.report import processor
 from stress.verdict import Check, list_checks, table
 
 from validate import load
@@ -125,20 +125,11 @@ def _surroundings(generator: str) -> dict[str, str]:
     cores = os.process_cpu_count() if hasattr(os, "process_cpu_count") else os.cpu_count()
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "machine": f"{_processor()}, {cores} cores, {platform.system()} {platform.machine()}",
+        "machine": f"{processor()}, {cores} cores, {platform.system()} {platform.machine()}",
         "gateway": f"commit {commit or 'unknown'}",
         "Python, MLX": f"{platform.python_version()}, {version('mlx')}",
         "load generator": f"{generator}, on the same machine",
     }
-
-
-def _processor() -> str:
-    information = Path("/proc/cpuinfo")
-    if information.is_file():
-        for line in information.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or "unknown processor"
 
 
 def _load(loaded: Load, workers: int) -> list[str]:

@@ -1,4 +1,4 @@
-//! The body of a request, read within its limits of size, of time, and of the memory that all bodies share.
+//! The body of a request, read within its limits of size, of time, and of the memory that all bodies reservation.
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
@@ -20,7 +20,7 @@ const LARGEST_PIECE_BYTES: usize = 1024 * 1024;
 #[derive(Debug)]
 pub(super) struct Body {
     pub(super) bytes: Bytes,
-    pub(super) share: Reservation,
+    pub(super) reservation: Reservation,
 }
 
 /// The body of a request, which a handler may read.
@@ -66,7 +66,7 @@ impl RequestBody {
         let limit_bytes = context.config.max_body_bytes;
         let announced = self.incoming.size_hint().exact();
         let most_bytes = announced.and_then(|length| usize::try_from(length).ok()).unwrap_or(limit_bytes);
-        let mut share = context.bodies.share();
+        let mut reservation = context.bodies.reserve();
         let mut pieces = Pieces::default();
         while let Some(frame) = self.incoming.frame().await {
             // What is no data is trailers, which say nothing here.
@@ -75,17 +75,17 @@ impl RequestBody {
             };
             if announced == Some(data.len() as u64) {
                 // All in one piece: no need to copy it.
-                share.resize(data.len())?;
+                reservation.resize(data.len())?;
                 self.has_ended();
-                return Ok(Body { bytes: data, share });
+                return Ok(Body { bytes: data, reservation });
             }
             if pieces.length + data.len() > limit_bytes {
                 return Err(RequestError::BodyTooLarge { limit_bytes });
             }
-            pieces.push(&data, most_bytes, |capacity| share.resize(capacity))?;
+            pieces.push(&data, most_bytes, |capacity| reservation.resize(capacity))?;
         }
         self.has_ended();
-        Ok(Body { bytes: pieces.join(), share })
+        Ok(Body { bytes: pieces.join(), reservation })
     }
 }
 

@@ -32,13 +32,13 @@ pub(super) struct Vectors {
     metrics: Arc<Metrics>,
     /// What learns that the last piece is written.
     progress: Option<Progress>,
-    _share: Reservation,
+    _reservation: Reservation,
 }
 
-/// Bytes, and the share of the memory that is theirs.
+/// Bytes, and the memory reserved for them.
 struct Shared {
     bytes: Vec<u8>,
-    _share: Reservation,
+    _reservation: Reservation,
 }
 
 impl AsRef<[u8]> for Shared {
@@ -48,19 +48,19 @@ impl AsRef<[u8]> for Shared {
 }
 
 impl Content {
-    /// All of it, with the share of the memory that is given back when the last byte is with the system.
-    pub(super) fn whole(bytes: Vec<u8>, share: Reservation) -> Self {
-        Self::Whole(Bytes::from_owner(Shared { bytes, _share: share }))
+    /// All of it, with the memory that is given back when the last byte is with the system.
+    pub(super) fn whole(bytes: Vec<u8>, reservation: Reservation) -> Self {
+        Self::Whole(Bytes::from_owner(Shared { bytes, _reservation: reservation }))
     }
 
-    /// What `writer` writes, with the share of the memory that is given back with the last byte.
-    pub(super) fn vectors(writer: Writer, share: Reservation, metrics: Arc<Metrics>) -> Self {
+    /// What `writer` writes, with the memory that is given back with the last byte.
+    pub(super) fn vectors(writer: Writer, reservation: Reservation, metrics: Arc<Metrics>) -> Self {
         Self::Vectors(Box::new(Vectors {
             writer,
             writing: Duration::ZERO,
             metrics,
             progress: None,
-            _share: share,
+            _reservation: reservation,
         }))
     }
 }

@@ -34,18 +34,19 @@ pub(super) async fn embed(
 ) -> Result<Response<Content>, RequestError> {
     let manager = &context.manager;
     let received = receive(dialect, headers, body, context).await;
-    let (request, mut share, answer_share) =
+    let (request, mut reservation, response_memory) =
         received.inspect_err(|_error| context.metrics.request_answered(Status::Error))?;
     let count = request.texts.len();
-    let embeddings = manager.embed_and_note(request, || drop(share.resize(count * BYTES_PER_TEXT))).await?;
-    drop(share);
+    let embeddings =
+        manager.embed_and_note(request, || drop(reservation.resize(count * BYTES_PER_TEXT))).await?;
+    drop(reservation);
     let numbers = embeddings.vectors.len() * embeddings.dimension;
     let mut writer = Writer::new(dialect, embeddings, manager.model_info());
     let content = if numbers <= WHOLE_NUMBERS {
         let bytes = context.metrics.timed(Phase::Write, || writer.next(usize::MAX));
-        Content::whole(bytes.unwrap_or_default(), answer_share)
+        Content::whole(bytes.unwrap_or_default(), response_memory)
     } else {
-        Content::vectors(writer, answer_share, Arc::clone(&context.metrics))
+        Content::vectors(writer, response_memory, Arc::clone(&context.metrics))
     };
     Ok(respond::content(StatusCode::OK, respond::JSON, content))
 }
@@ -60,7 +61,7 @@ async fn receive(
 ) -> Result<(EmbedRequest, Reservation, Reservation), RequestError> {
     let timeout = head::timeout(headers)?;
     head::check_encoding(headers)?;
-    let Body { bytes, mut share } = body.read(context).await?;
+    let Body { bytes, mut reservation } = body.read(context).await?;
     let metrics = Arc::clone(&context.metrics);
     let is_short = bytes.len() <= INLINE_BYTES;
     let most_texts = context.manager.max_texts();
@@ -77,12 +78,12 @@ async fn receive(
     };
     let request = EmbedRequest { timeout, ..request? };
     let text_bytes: usize = request.texts.iter().map(String::len).sum();
-    share.resize(text_bytes + request.texts.len() * BYTES_PER_TEXT)?;
+    reservation.resize(text_bytes + request.texts.len() * BYTES_PER_TEXT)?;
     let most_numbers = context.manager.model_info().dimension;
     let dimension = request.dimensions.map_or(most_numbers, |dimension| dimension.min(most_numbers));
-    let mut answer_share = context.responses.share();
-    answer_share.resize(answer_bytes(request.texts.len(), dimension))?;
-    Ok((request, share, answer_share))
+    let mut response_memory = context.responses.reserve();
+    response_memory.resize(answer_bytes(request.texts.len(), dimension))?;
+    Ok((request, reservation, response_memory))
 }
 
 /// Memory that the answer takes until the client has read it.

@@ -25,8 +25,8 @@ impl Budget {
         Self { bytes: Arc::new(Semaphore::new(total)), total, free_bytes }
     }
 
-    /// A share of nothing yet.
-    pub(super) fn share(&self) -> Reservation {
+    /// A reservation of nothing yet.
+    pub(super) fn reserve(&self) -> Reservation {
         Reservation { budget: self.clone(), taken: None }
     }
 }
@@ -49,7 +49,7 @@ impl Reservation {
             drop(self.taken.as_mut().and_then(|permit| permit.split(taken - bytes)));
             return Ok(());
         }
-        let missing = u32::try_from(bytes - taken).expect("a share is below 2^32 bytes: this is a bug");
+        let missing = u32::try_from(bytes - taken).expect("a reservation is below 2^32 bytes: this is a bug");
         let missing = Arc::clone(&self.budget.bytes)
             .try_acquire_many_owned(missing)
             .map_err(|_used_up| EmbedError::Overloaded { retry_after: RETRY_AFTER })?;
@@ -68,36 +68,36 @@ mod tests {
     #[test]
     fn small_shares_are_free_and_large_ones_are_refused_when_the_budget_is_used_up() {
         let budget = Budget::new(100_000, 16_000);
-        let mut large = budget.share();
+        let mut large = budget.reserve();
         large.resize(60_000).unwrap();
         large.resize(90_000).unwrap();
         assert_eq!(budget.bytes.available_permits(), 10_000);
-        budget.share().resize(16_000).unwrap();
-        let refused = budget.share().resize(16_001).unwrap_err();
+        budget.reserve().resize(16_000).unwrap();
+        let refused = budget.reserve().resize(16_001).unwrap_err();
         assert!(matches!(refused, EmbedError::Overloaded { .. }), "{refused:?}");
     }
 
     #[test]
     fn what_is_dropped_or_shrinks_gives_its_bytes_back() {
         let budget = Budget::new(100_000, 16_000);
-        let mut share = budget.share();
-        share.resize(90_000).unwrap();
-        share.resize(20_000).unwrap();
+        let mut reservation = budget.reserve();
+        reservation.resize(90_000).unwrap();
+        reservation.resize(20_000).unwrap();
         assert_eq!(budget.bytes.available_permits(), 80_000);
-        share.resize(10).unwrap();
+        reservation.resize(10).unwrap();
         assert_eq!(budget.bytes.available_permits(), 100_000);
-        share.resize(90_000).unwrap();
-        budget.share().resize(20_000).unwrap_err();
-        drop(share);
+        reservation.resize(90_000).unwrap();
+        budget.reserve().resize(20_000).unwrap_err();
+        drop(reservation);
         assert_eq!(budget.bytes.available_permits(), 100_000);
     }
 
     #[test]
     fn what_needs_more_than_there_is_has_to_be_alone() {
         let budget = Budget::new(100_000, 16_000);
-        let mut other = budget.share();
+        let mut other = budget.reserve();
         other.resize(20_000).unwrap();
-        let mut all = budget.share();
+        let mut all = budget.reserve();
         all.resize(1_000_000).unwrap_err();
         drop(other);
         all.resize(1_000_000).unwrap();
