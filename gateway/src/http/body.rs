@@ -1,4 +1,4 @@
-//! The body of a request, read within its limits of size, of time, and of the memory that all bodies reservation.
+//! The body of a request, read within its limits of size, of time, and of the memory that all bodies share.
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
